@@ -1,0 +1,128 @@
+package flow
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Config says what a flow is made of. The zero value of a field is its default.
+type Config struct {
+	// Name identifies the flow: its checkpoint, its metrics, its logs. Letters,
+	// digits, dots, dashes and underscores; at most 100. Required.
+	Name string
+
+	// Source and Sink are required. Both belong to the flow from New on: Run
+	// closes them.
+	Source Source
+	Sink   Sink
+
+	// Transforms makes the transforms of one lane, in order. Nil: none.
+	Transforms func(lane int) ([]Transform, error)
+
+	// DeadLetters takes the records that cannot be processed. Nil: the sink
+	// stores them (DeadLetterStore); with a sink that does not, the first such
+	// record stops the flow.
+	DeadLetters DeadLetterQueue
+
+	// Lanes is the number of lanes; default: the smaller of the number of
+	// partitions and GOMAXPROCS, and never more than the sink allows.
+	Lanes int
+
+	// Batch says when a lane stops collecting and writes.
+	Batch BatchLimits
+
+	// Buffer bounds the bytes of records that the flow holds outside the
+	// source's own buffers, all lanes together; default 32 MiB. Soft by what one Read of
+	// the source delivers.
+	Buffer int64
+
+	// Retry says how failed writes are tried again.
+	Retry Retry
+
+	// ShutdownGrace bounds how long Run goes on after its context has ended to
+	// write what the lanes hold; default 30 s.
+	ShutdownGrace time.Duration
+
+	// WaitOnLostPosition makes a flow whose position is not in the log any more
+	// wait, repeating what is wrong, instead of stopping.
+	WaitOnLostPosition bool
+
+	// Logger receives what a person should know; default slog.Default().
+	Logger *slog.Logger
+
+	// Observer receives what metrics are made of; default none.
+	Observer Observer
+}
+
+// BatchLimits bound a batch: whichever is reached first.
+type BatchLimits struct {
+	Records int   // default 20,000
+	Bytes   int64 // keys, values, headers and overhead; default 16 MiB
+	// Wait is how long the first record of a batch that is not full waits for
+	// more while the writer is idle; default 5 ms. While the flow lags, a lane
+	// waits up to 20 times as long for a full batch.
+	Wait time.Duration
+	// Timeout bounds one attempt to write a batch; default 30 s.
+	Timeout time.Duration
+}
+
+// Retry bounds the waits between attempts: exponential, with full jitter.
+type Retry struct {
+	Initial time.Duration // upper bound of the first wait; default 100 ms
+	Max     time.Duration // upper bound of any wait; default 30 s
+	// UnknownAttempts is how often an error without a class is retried before
+	// the flow stops; default 10. Transient errors are retried without end.
+	UnknownAttempts int
+}
+
+func (c *Config) setDefaults() {
+	def(&c.Batch.Records, 20_000)
+	def(&c.Batch.Bytes, 16<<20)
+	def(&c.Batch.Wait, 5*time.Millisecond)
+	def(&c.Batch.Timeout, 30*time.Second)
+	def(&c.Buffer, 32<<20)
+	def(&c.Retry.Initial, 100*time.Millisecond)
+	def(&c.Retry.Max, 30*time.Second)
+	def(&c.Retry.UnknownAttempts, 10)
+	def(&c.ShutdownGrace, 30*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+}
+
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Validate refuses what cannot work, with a sentence.
+func (c *Config) Validate() error {
+	switch {
+	case !validName(c.Name):
+		return fmt.Errorf("flow name %q: want 1 to 100 letters, digits, dots, dashes or underscores", c.Name)
+	case c.Source == nil:
+		return fmt.Errorf("flow %s has no source", c.Name)
+	case c.Sink == nil:
+		return fmt.Errorf("flow %s has no sink", c.Name)
+	case c.Lanes < 0, c.Batch.Records < 0, c.Batch.Bytes < 0, c.Buffer < 0, c.Batch.Wait < 0, c.Batch.Timeout < 0,
+		c.Retry.Initial < 0, c.Retry.Max < 0, c.Retry.UnknownAttempts < 0, c.ShutdownGrace < 0:
+		return fmt.Errorf("flow %s: lanes, limits and times must not be negative", c.Name)
+	case c.Retry.Max > 0 && c.Retry.Initial > c.Retry.Max:
+		return fmt.Errorf("flow %s: the first retry wait (%s) is longer than the longest (%s)", c.Name, c.Retry.Initial, c.Retry.Max)
+	}
+	return nil
+}
+
+func validName(s string) bool {
+	for _, r := range s {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '-', r == '_':
+		default:
+			return false
+		}
+	}
+	return len(s) > 0 && len(s) <= 100
+}

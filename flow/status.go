@@ -1,0 +1,59 @@
+package flow
+
+import "time"
+
+// State is where a flow is in its life.
+type State string
+
+// The states.
+const (
+	StateStarting State = "starting" // connecting, checking the target
+	StateRunning  State = "running"
+	StateRetrying State = "retrying" // running, but a lane waits to try a write again
+	StateWaiting  State = "waiting"  // a position is lost, and the flow waits as configured
+	StateStopping State = "stopping" // writing what the lanes hold
+	StateStopped  State = "stopped"
+)
+
+// Status is a flow at one moment.
+type Status struct {
+	Flow  string
+	State State
+	// Err is the last error of a flow that retries, waits or has failed.
+	Err error
+	// Records were read and made durable since the start: as Rows or as Dead.
+	Records, Rows, Dead int64
+	Batches, Retries    int64
+	Bytes               int64
+	// Fenced counts the writes that were refused because somebody else owned
+	// the partition.
+	Fenced int64
+	// Buffered are the bytes in the lanes, not yet written.
+	Buffered   int64
+	Lanes      int
+	Partitions []PartitionStatus
+	// LastCommit is when the last batch became durable; zero before the first.
+	LastCommit time.Time
+}
+
+// PartitionStatus is one partition that this process owns.
+type PartitionStatus struct {
+	Partition
+	Lane int
+	// Next is the committed position, End the end of the log as last seen.
+	Next, End int64
+	// Behind is how long ago the last written record was made, by its own
+	// timestamp; 0 where there is no lag.
+	Behind time.Duration
+	Paused bool
+}
+
+// Lag is the number of offsets between the committed position and the end of the
+// log, all partitions together.
+func (s *Status) Lag() int64 {
+	var n int64
+	for i := range s.Partitions {
+		n += max(0, s.Partitions[i].End-s.Partitions[i].Next)
+	}
+	return n
+}
