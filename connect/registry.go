@@ -1,0 +1,233 @@
+package connect
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/penstockdev/penstock/flow"
+)
+
+// Role is the part that a connector plays in a flow, and the section of a flow
+// file in which it is chosen.
+type Role string
+
+// The roles.
+const (
+	RoleSource      Role = "source"
+	RoleDecode      Role = "decode"
+	RoleSink        Role = "sink"
+	RoleDeadLetters Role = "dead_letters"
+)
+
+// Roles are all roles, in the order of a flow file.
+func Roles() []Role { return []Role{RoleSource, RoleDecode, RoleSink, RoleDeadLetters} }
+
+// Context is what the configuration of one connector may depend on: the rest
+// of the flow, as far as it is decided already (source, decode, sink, dead letters,
+// in this order).
+type Context struct {
+	// Flow is the flow's name.
+	Flow string
+	// Source is a pointer to the source's configuration; nil if it is at fault.
+	Source any
+	// Decodes says that the flow has a decoder.
+	Decodes bool
+	// Fields are the columns that the decoder makes. Nil if there is no decoder,
+	// or its configuration is at fault.
+	Fields []flow.Field
+}
+
+// Source describes a source, to be added to a Registry.
+type Source[C any] struct {
+	// Name is what is written in a flow file, Doc one line about it.
+	Name, Doc string
+	// New makes the source; it connects to nothing.
+	New func(cfg C) (flow.Source, error)
+	// Complete, if set, takes what cfg lacks from the rest of the flow, and
+	// refuses what does not fit to it with a *FieldError (or several, joined).
+	// It runs before cfg.Validate.
+	Complete func(cfg *C, with Context) error
+}
+
+// Decoder describes a decoder. New is called once per lane.
+type Decoder[C any] struct {
+	Name, Doc string
+	New       func(cfg C) (flow.Transform, error)
+	Complete  func(cfg *C, with Context) error
+}
+
+// Sink describes a sink.
+type Sink[C any] struct {
+	Name, Doc string
+	// NeedsColumns says that the sink writes typed columns: the flow must decode.
+	NeedsColumns bool
+	// StoresDeadLetters says that the sink keeps dead letters itself.
+	StoresDeadLetters bool
+	New               func(cfg C) (flow.Sink, error)
+	Complete          func(cfg *C, with Context) error
+}
+
+// DeadLetters describes a dead-letter queue.
+type DeadLetters[C any] struct {
+	Name, Doc string
+	New       func(cfg C) (flow.DeadLetterQueue, error)
+	Complete  func(cfg *C, with Context) error
+}
+
+// Connector is one entry of a Registry.
+type Connector struct {
+	Role      Role
+	Name, Doc string
+	// Spec describes the configuration.
+	Spec *Spec
+	// NeedsColumns and StoresDeadLetters are those of a Sink.
+	NeedsColumns, StoresDeadLetters bool
+
+	config   reflect.Type
+	complete func(cfg any, with Context) error
+	build    func(cfg any) (any, error)
+}
+
+// Entry is a Source, Decoder, Sink or DeadLetters.
+type Entry interface{ connector() (*Connector, error) }
+
+func (e Source[C]) connector() (*Connector, error) {
+	return newConnector(RoleSource, e.Name, e.Doc, e.New, e.Complete)
+}
+
+func (e Decoder[C]) connector() (*Connector, error) {
+	return newConnector(RoleDecode, e.Name, e.Doc, e.New, e.Complete)
+}
+
+func (e DeadLetters[C]) connector() (*Connector, error) {
+	return newConnector(RoleDeadLetters, e.Name, e.Doc, e.New, e.Complete)
+}
+
+func (e Sink[C]) connector() (*Connector, error) {
+	c, err := newConnector(RoleSink, e.Name, e.Doc, e.New, e.Complete)
+	if err == nil {
+		c.NeedsColumns, c.StoresDeadLetters = e.NeedsColumns, e.StoresDeadLetters
+	}
+	return c, err
+}
+
+func newConnector[C, P any](role Role, name, doc string, build func(C) (P, error), complete func(*C, Context) error) (*Connector, error) {
+	fail := func(err error) (*Connector, error) { return nil, fmt.Errorf("%s %q: %w", role, name, err) }
+	switch {
+	case name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "":
+		return fail(errors.New("a name is lower-case letters, digits and underscores"))
+	case doc == "" || strings.Contains(doc, "\n"):
+		return fail(errors.New("a connector has one line of doc"))
+	case build == nil:
+		return fail(errors.New("a connector has a constructor"))
+	}
+	spec, err := SpecOf[C]()
+	if err != nil {
+		return fail(err)
+	}
+	if path := spec.undocumented(); path != "" {
+		return fail(fmt.Errorf("field %s has no doc tag", path))
+	}
+	c := &Connector{Role: role, Name: name, Doc: doc, Spec: spec, config: reflect.TypeFor[C]()}
+	c.build = func(cfg any) (any, error) { return build(*cfg.(*C)) }
+	c.complete = func(cfg any, with Context) error {
+		if complete == nil {
+			return nil
+		}
+		return complete(cfg.(*C), with)
+	}
+	return c, nil
+}
+
+// NewConfig returns a pointer to a new, zero configuration struct.
+func (c *Connector) NewConfig() any { return reflect.New(c.config).Interface() }
+
+// Complete takes what cfg, which NewConfig made, lacks from the rest of the flow.
+func (c *Connector) Complete(cfg any, with Context) error { return c.complete(cfg, with) }
+
+// The constructors. Each is for a connector of its role alone.
+
+// NewSource makes the source.
+func (c *Connector) NewSource(cfg any) (flow.Source, error) {
+	return construct[flow.Source](c, RoleSource, cfg)
+}
+
+// NewDecoder makes the decoder of one lane.
+func (c *Connector) NewDecoder(cfg any) (flow.Transform, error) {
+	return construct[flow.Transform](c, RoleDecode, cfg)
+}
+
+// NewSink makes the sink.
+func (c *Connector) NewSink(cfg any) (flow.Sink, error) {
+	return construct[flow.Sink](c, RoleSink, cfg)
+}
+
+// NewDeadLetters makes the dead-letter queue.
+func (c *Connector) NewDeadLetters(cfg any) (flow.DeadLetterQueue, error) {
+	return construct[flow.DeadLetterQueue](c, RoleDeadLetters, cfg)
+}
+
+// construct returns a nil interface with an error, never a typed nil.
+func construct[T any](c *Connector, role Role, cfg any) (T, error) {
+	var none T
+	if c.Role != role {
+		return none, fmt.Errorf("%s %s is not a %s", c.Role, c.Name, role)
+	}
+	made, err := c.build(cfg)
+	if err != nil {
+		return none, fmt.Errorf("%s %s: %w", role, c.Name, err)
+	}
+	return made.(T), nil
+}
+
+// Registry holds the connectors that a program knows. The zero value is empty.
+type Registry struct{ all []*Connector }
+
+// Add adds connectors. An error is a mistake in a connector, or a name twice.
+func (r *Registry) Add(entries ...Entry) error {
+	for _, e := range entries {
+		c, err := e.connector()
+		if err != nil {
+			return fmt.Errorf("adding a connector: %w", err)
+		}
+		if r.Find(c.Role, c.Name) != nil {
+			return fmt.Errorf("adding a connector: there is a %s %q already", c.Role, c.Name)
+		}
+		r.all = append(r.all, c)
+	}
+	return nil
+}
+
+// Find returns a connector, or nil.
+func (r *Registry) Find(role Role, name string) *Connector {
+	for _, c := range r.all {
+		if c.Role == role && c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// Connectors are those of a role, by name.
+func (r *Registry) Connectors(role Role) []*Connector {
+	var out []*Connector
+	for _, c := range r.all {
+		if c.Role == role {
+			out = append(out, c)
+		}
+	}
+	slices.SortFunc(out, func(a, b *Connector) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Names are the names of a role's connectors, in order.
+func (r *Registry) Names(role Role) []string {
+	var out []string
+	for _, c := range r.Connectors(role) {
+		out = append(out, c.Name)
+	}
+	return out
+}
