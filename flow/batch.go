@@ -40,12 +40,19 @@ type Batch struct {
 	// Columns are nil unless a transform decodes. Index them like Records.
 	Columns *Columns
 
-	lo, hi  int
-	rejects []Reject
-	dead    []uint64 // bitmap of rejected rows; empty while there are none
+	// lo and hi delimit the rows that this batch, or this view of one, covers.
+	lo, hi int
+	// rej is shared between a batch and its views: a row that is rejected in
+	// one is rejected in all.
+	rej *rejects
 	// beforeCommit is set by the engine when dead letters go elsewhere than the sink.
 	beforeCommit func(context.Context, *Batch) error
 	cluster      string
+}
+
+type rejects struct {
+	list []Reject
+	dead []uint64 // bitmap of rejected rows; empty while there are none
 }
 
 // NewBatch makes a batch of the records for tests and for programs that call a
@@ -59,8 +66,12 @@ func NewBatch(records []Record, parts []Part) *Batch {
 // reset makes the batch cover all of Records with nothing rejected.
 func (b *Batch) reset() {
 	b.lo, b.hi = 0, len(b.Records)
-	b.rejects = b.rejects[:0]
-	b.dead = b.dead[:0]
+	if b.rej == nil {
+		b.rej = &rejects{}
+	}
+	clear(b.rej.list)
+	b.rej.list = b.rej.list[:0]
+	b.rej.dead = b.rej.dead[:0]
 }
 
 // Next returns the first row at or after i that is to be written, or -1:
@@ -70,14 +81,15 @@ func (b *Batch) Next(i int) int {
 	if i < b.lo {
 		i = b.lo
 	}
-	if len(b.dead) == 0 {
+	dead := b.rej.dead
+	if len(dead) == 0 {
 		if i < b.hi {
 			return i
 		}
 		return -1
 	}
 	for ; i < b.hi; i++ {
-		if b.dead[i>>6]&(1<<(i&63)) == 0 {
+		if dead[i>>6]&(1<<(i&63)) == 0 {
 			return i
 		}
 	}
@@ -87,8 +99,8 @@ func (b *Batch) Next(i int) int {
 // Rows is the number of rows that are to be written.
 func (b *Batch) Rows() int {
 	n := b.hi - b.lo
-	for i := range b.rejects {
-		if r := b.rejects[i].Row; r >= b.lo && r < b.hi {
+	for i := range b.rej.list {
+		if r := b.rej.list[i].Row; r >= b.lo && r < b.hi {
 			n--
 		}
 	}
@@ -126,17 +138,17 @@ func (b *Batch) Reject(i int, stage Stage, err error) {
 	if b.Rejected(i) {
 		return
 	}
-	if words := (len(b.Records) + 63) / 64; len(b.dead) < words {
-		b.dead = resize(b.dead, words)
-		clear(b.dead)
+	if words := (len(b.Records) + 63) / 64; len(b.rej.dead) < words {
+		b.rej.dead = resize(b.rej.dead, words)
+		clear(b.rej.dead)
 	}
-	b.dead[i>>6] |= 1 << (i & 63)
-	b.rejects = append(b.rejects, Reject{Row: i, Stage: stage, Err: err})
+	b.rej.dead[i>>6] |= 1 << (i & 63)
+	b.rej.list = append(b.rej.list, Reject{Row: i, Stage: stage, Err: err})
 }
 
 // Rejected reports whether row i was rejected.
 func (b *Batch) Rejected(i int) bool {
-	return len(b.dead) > 0 && b.dead[i>>6]&(1<<(i&63)) != 0
+	return len(b.rej.dead) > 0 && b.rej.dead[i>>6]&(1<<(i&63)) != 0
 }
 
 // DeadLetter is a rejected record with everything that a reader of the
@@ -157,22 +169,17 @@ type DeadLetter struct {
 // DeadLetters are the rejected records that the batch covers, in the order of
 // Records. Nil if there are none.
 func (b *Batch) DeadLetters() []DeadLetter {
-	if len(b.rejects) == 0 {
+	if len(b.rej.list) == 0 {
 		return nil
 	}
 	var out []DeadLetter
-	slices.SortFunc(b.rejects, func(x, y Reject) int { return x.Row - y.Row })
-	for _, r := range b.rejects {
+	slices.SortFunc(b.rej.list, func(x, y Reject) int { return x.Row - y.Row })
+	for _, r := range b.rej.list {
 		if r.Row < b.lo || r.Row >= b.hi {
 			continue
 		}
 		rec := &b.Records[r.Row]
-		p := &b.Parts[0]
-		for k := range b.Parts {
-			if r.Row >= b.Parts[k].First && r.Row < b.Parts[k].End {
-				p = &b.Parts[k]
-			}
-		}
+		p := b.partOf(r.Row)
 		class, column := classify(r.Err)
 		out = append(out, DeadLetter{
 			ClusterID: b.cluster, Partition: p.Partition, TopicID: p.TopicID,
@@ -182,13 +189,23 @@ func (b *Batch) DeadLetters() []DeadLetter {
 	return out
 }
 
+// partOf returns the part that row i belongs to.
+func (b *Batch) partOf(i int) *Part {
+	for k := range b.Parts {
+		if i >= b.Parts[k].First && i < b.Parts[k].End {
+			return &b.Parts[k]
+		}
+	}
+	return &b.Parts[0]
+}
+
 // BeforeCommit makes durable what must be durable before the positions of the
 // batch are: dead letters that go to a queue outside the sink. A writer of a
 // Checkpointer calls it in its transaction, after the compare-and-swap of the
 // positions and the data, and before COMMIT. Its error is returned unchanged.
 // For other sinks the engine calls it after Write.
 func (b *Batch) BeforeCommit(ctx context.Context) error {
-	if b.beforeCommit == nil || len(b.rejects) == 0 {
+	if b.beforeCommit == nil || len(b.rej.list) == 0 {
 		return nil
 	}
 	return b.beforeCommit(ctx, b)

@@ -90,13 +90,13 @@ type Intake interface {
 	// returns where to start each, in the same order. It may block (a
 	// predecessor must be removed, the database may be away) and retries inside
 	// until ctx ends; ctx is the life of the assignment. A partition whose
-	// position cannot be had is returned with Offset -1 and must not be read;
-	// the flow is stopping then.
+	// position cannot be had is returned with Offset -1 and must not be read:
+	// the flow is stopping, or waits for a person (Config.WaitOnLostPosition).
 	Assigned(ctx context.Context, ps []PartitionInfo) ([]Position, error)
 
 	// Revoked tells of partitions that this process must give up. It returns
-	// when no lane will write them any more, or a bound has passed (the sink
-	// fences what comes later). With lost they belong to somebody else already,
+	// when no lane will write them any more, or ctx has ended, or 10 s have
+	// passed (the sink fences what comes later). With lost they belong to somebody else already,
 	// and nothing waits.
 	Revoked(ctx context.Context, ps []Partition, lost bool)
 

@@ -1,9 +1,56 @@
 package flow
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
 
 // Flow is a running, or not yet running, flow.
-type Flow struct{ cfg Config }
+//
+// Its goroutines: the caller of Run reads from the source; each lane has two;
+// the committer tells the source what is durable. The source calls Assigned and
+// Revoked from a goroutine of its own. Run waits for all of them.
+type Flow struct {
+	cfg         Config
+	log         *slog.Logger
+	checkpoints Checkpointer // nil: the source keeps the positions
+	// keepsDeadLetters: a record that cannot be processed has somewhere to go.
+	keepsDeadLetters bool
+
+	// Set by start, before anything else runs.
+	origin *Log
+	lanes  []*lane
+	// A lane with less than roomBelow bytes takes more; one with pauseAbove has
+	// its partitions paused while others go on.
+	roomBelow, pauseAbove int64
+	committer             *committer
+
+	buffers struct {
+		sync.Mutex
+		free [][]Record // guarded by the mutex above
+	}
+
+	room chan struct{} // wakes the reader
+
+	mu       sync.Mutex // guards what follows; before any lane.mu
+	parts    map[Partition]*partition
+	seeks    []Position
+	wakeRead context.CancelFunc // interrupts Read; nil while the reader does not read
+	state    State
+	err      error // the last error of a retry or wait
+	failure  error // why the flow stops
+	cancel   context.CancelFunc
+	retries  map[*lane]bool // lanes that wait to try again
+
+	records, rows, dead, batches, retried, bytes, fences atomic.Int64
+	lastCommit                                           atomic.Int64 // Unix microseconds
+}
 
 // New checks the configuration. It connects to nothing.
 func New(cfg Config) (*Flow, error) {
@@ -11,13 +58,340 @@ func New(cfg Config) (*Flow, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	return &Flow{cfg: cfg}, nil
+	f := &Flow{
+		cfg: cfg, log: cfg.Logger.With(slog.String("flow", cfg.Name)),
+		room: make(chan struct{}, 1), parts: map[Partition]*partition{}, retries: map[*lane]bool{}, state: StateStarting,
+	}
+	f.checkpoints, _ = cfg.Sink.(Checkpointer)
+	store, ok := cfg.Sink.(DeadLetterStore)
+	f.keepsDeadLetters = cfg.DeadLetters != nil || ok && store.StoresDeadLetters()
+	return f, nil
 }
 
-// Run runs the flow until ctx ends or an error is fatal. When it returns nil, everything that was
-// read into the lanes has been written or given back, and source and sink are
-// closed. Run once.
-func (f *Flow) Run(ctx context.Context) error { return nil }
+// Run runs the flow until ctx ends or an error stops it. When ctx ends, what
+// the lanes hold is written within Config.ShutdownGrace; then Run returns nil.
+// What is not written then is read again at the next start. In every case
+// source and sink are closed when Run returns. Call it once.
+func (f *Flow) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f.mu.Lock()
+	f.cancel = cancel
+	f.mu.Unlock()
 
-// Status is a snapshot; safe at any time.
-func (f *Flow) Status() Status { return Status{Flow: f.cfg.Name} }
+	// Lanes outlive ctx by the grace.
+	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWriting()
+
+	err := f.start(ctx)
+	if err == nil {
+		f.setState(StateRunning, nil)
+		f.move(ctx, writing, stopWriting)
+	} else if ctx.Err() == nil {
+		f.fail(err)
+	}
+	f.close(context.WithoutCancel(ctx))
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.state = StateStopped
+	if f.failure != nil {
+		return fmt.Errorf("flow %s stopped: %w", f.cfg.Name, f.failure)
+	}
+	return nil
+}
+
+// start connects both ends and makes the lanes.
+func (f *Flow) start(ctx context.Context) error {
+	err := f.retry(ctx, "connecting to the source", func() (err error) {
+		f.origin, err = f.cfg.Source.Open(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	f.cfg.Lanes = f.laneCount(len(f.origin.Partitions))
+	setup := Setup{Flow: f.cfg.Name, ClusterID: f.origin.ClusterID, Source: f.origin.Name, Lanes: f.cfg.Lanes}
+	transforms := make([][]Transform, f.cfg.Lanes)
+	for n := range transforms {
+		if f.cfg.Transforms == nil {
+			break
+		}
+		if transforms[n], err = f.cfg.Transforms(n); err != nil {
+			return err
+		}
+		for _, t := range transforms[n] {
+			if s, ok := t.(Schemer); ok {
+				setup.Fields = s.Fields()
+			}
+		}
+	}
+	err = f.retry(ctx, "opening the sink", func() error { return f.cfg.Sink.Open(ctx, setup) })
+	if err != nil {
+		return fmt.Errorf("sink: %w", err)
+	}
+	if limiter, ok := f.cfg.Sink.(LaneLimiter); ok && limiter.MaxLanes() < f.cfg.Lanes {
+		f.log.Info("fewer lanes than asked: the sink allows no more", slog.Int("lanes", limiter.MaxLanes()), slog.Int("asked", f.cfg.Lanes))
+		f.cfg.Lanes = max(1, limiter.MaxLanes())
+	}
+	if f.cfg.DeadLetters != nil {
+		err = f.retry(ctx, "opening the dead-letter queue", func() error { return f.cfg.DeadLetters.Open(ctx, setup) })
+		if err != nil {
+			return fmt.Errorf("dead letters: %w", err)
+		}
+	}
+	if f.checkpoints != nil {
+		if err := f.initCheckpoint(ctx); err != nil {
+			return fmt.Errorf("checkpoint: %w", err)
+		}
+	}
+	share := f.cfg.Buffer / int64(f.cfg.Lanes)
+	f.roomBelow, f.pauseAbove = max(1, share*2/3), max(1, share)
+	f.committer = newCommitter(f)
+	f.mu.Lock()
+	for n := range f.cfg.Lanes {
+		w, err := f.cfg.Sink.Writer(n)
+		if err != nil {
+			f.mu.Unlock()
+			return fmt.Errorf("sink: %w", err)
+		}
+		f.lanes = append(f.lanes, newLane(f, n, w, transforms[n]))
+	}
+	f.mu.Unlock()
+	return f.retry(ctx, "subscribing", func() error { return f.cfg.Source.Subscribe(ctx, intake{f}) })
+}
+
+func (f *Flow) laneCount(partitions int) int {
+	n := f.cfg.Lanes
+	if n == 0 {
+		n = min(max(1, partitions), runtime.GOMAXPROCS(0))
+	}
+	return n
+}
+
+// initCheckpoint makes sure that a new flow has its start stored before
+// anything is read: a crash cannot move it then.
+func (f *Flow) initCheckpoint(ctx context.Context) error {
+	return f.retry(ctx, "preparing the checkpoint", func() error {
+		return f.checkpoints.Init(ctx, func(ctx context.Context) ([]Position, error) {
+			positions := make([]Position, len(f.origin.Partitions))
+			for i := range f.origin.Partitions {
+				p := &f.origin.Partitions[i]
+				positions[i] = Position{Partition: p.Partition, TopicID: p.TopicID, Offset: p.Start, LeaderEpoch: -1}
+			}
+			return positions, nil
+		})
+	})
+}
+
+// move reads until ctx ends, then lets the lanes finish within the grace.
+func (f *Flow) move(ctx, writing context.Context, stopWriting context.CancelFunc) {
+	var wg sync.WaitGroup
+	for _, l := range f.lanes {
+		wg.Go(func() { l.run(writing) })
+	}
+	var cwg sync.WaitGroup
+	cctx, stopCommitter := context.WithCancel(writing)
+	cwg.Go(func() { f.committer.run(cctx) })
+
+	f.readLoop(ctx)
+
+	f.mu.Lock()
+	failed := f.failure != nil
+	if !failed {
+		f.state = StateStopping
+	}
+	f.mu.Unlock()
+	if failed {
+		// The lanes finish nothing: what they hold may be what failed. A write
+		// under way is broken off, which leaves all of it or nothing.
+		stopWriting()
+	}
+	for _, l := range f.lanes {
+		l.drain()
+	}
+	grace := time.AfterFunc(f.cfg.ShutdownGrace, func() {
+		f.log.Warn("the grace has passed: what is not written yet will be read again", slog.Duration("grace", f.cfg.ShutdownGrace))
+		stopWriting()
+	})
+	wg.Wait()
+	grace.Stop()
+	stopCommitter()
+	cwg.Wait()
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	f.committer.commitAll(last)
+}
+
+// close ends everything that start made. Errors are logged: at this point
+// nothing can be lost any more.
+func (f *Flow) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	// The source first: its callbacks use the sink.
+	if err := f.cfg.Source.Close(ctx); err != nil {
+		f.log.Warn("closing the source", slog.Any("error", err))
+	}
+	for _, l := range f.lanes {
+		if err := l.writer.Close(); err != nil {
+			f.log.Warn("closing a writer", slog.Int("lane", l.n), slog.Any("error", err))
+		}
+	}
+	if f.cfg.DeadLetters != nil {
+		if err := f.cfg.DeadLetters.Close(ctx); err != nil {
+			f.log.Warn("closing the dead-letter queue", slog.Any("error", err))
+		}
+	}
+	if err := f.cfg.Sink.Close(ctx); err != nil {
+		f.log.Warn("closing the sink", slog.Any("error", err))
+	}
+}
+
+// retry repeats fn until it succeeds, ctx ends, or its error is fatal or has
+// no class for too long.
+func (f *Flow) retry(ctx context.Context, what string, fn func() error) error {
+	unknown := 0
+	for attempt := 1; ; attempt++ {
+		err := fn()
+		if err == nil {
+			f.clearRetry(nil)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		switch ClassOf(err) {
+		case ClassTransient:
+		case ClassUnknown:
+			if unknown++; unknown > f.cfg.Retry.UnknownAttempts {
+				return fmt.Errorf("%s: gave up after %d attempts: %w", what, unknown, err)
+			}
+		case ClassData, ClassFenced, ClassFatal:
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		wait := f.cfg.Retry.wait(attempt)
+		f.retrying(nil, attempt, wait, fmt.Errorf("%s: %w", what, err))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// retrying logs, counts and shows a wait before another attempt.
+func (f *Flow) retrying(l *lane, attempt int, wait time.Duration, err error) {
+	f.retried.Add(1)
+	n := -1
+	if l != nil {
+		n = l.n
+	}
+	f.log.Warn("will try again", slog.Int("lane", n), slog.Int("attempt", attempt), slog.Duration("wait", wait.Round(time.Millisecond)), slog.Any("error", err))
+	f.mu.Lock()
+	f.retries[l] = true
+	f.err = err
+	f.mu.Unlock()
+	if f.cfg.Observer != nil {
+		f.cfg.Observer.Retrying(n, attempt, wait, err)
+	}
+}
+
+func (f *Flow) clearRetry(l *lane) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.retries[l] {
+		return
+	}
+	delete(f.retries, l)
+	if len(f.retries) == 0 && f.state != StateWaiting {
+		f.err = nil
+	}
+}
+
+// fail stops the flow; the first reason counts.
+func (f *Flow) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failure == nil && !errors.Is(err, context.Canceled) {
+		f.failure = err
+	}
+	f.cancel()
+}
+
+func (f *Flow) stopping() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failure != nil || f.state == StateStopping
+}
+
+func (f *Flow) setState(s State, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.state, f.err = s, err
+}
+
+// fenced counts and logs a refused write.
+func (f *Flow) fenced(l *lane, b *laneBatch, err *FencedError) {
+	f.fences.Add(1)
+	f.log.Warn("write fenced: nothing was written, the lane reads the checkpoint again",
+		slog.Int("lane", l.n), slog.Int("records", b.Len()), slog.Any("error", err))
+}
+
+func (f *Flow) count(s *BatchStats) {
+	f.batches.Add(1)
+	f.records.Add(int64(s.Records))
+	f.rows.Add(int64(s.Rows))
+	f.dead.Add(int64(s.Records - s.Rows))
+	f.bytes.Add(s.Bytes)
+	f.lastCommit.Store(time.Now().UnixMicro())
+	if f.cfg.Observer != nil {
+		f.cfg.Observer.BatchWritten(*s)
+	}
+}
+
+// putDeadLetters is the hook behind Batch.BeforeCommit.
+func (f *Flow) putDeadLetters(ctx context.Context, b *Batch) error {
+	dead := b.DeadLetters()
+	if len(dead) == 0 {
+		return nil
+	}
+	if err := f.cfg.DeadLetters.Put(ctx, dead); err != nil {
+		return fmt.Errorf("dead letters: %w", err)
+	}
+	return nil
+}
+
+// Status is a snapshot. It may be called at any time.
+func (f *Flow) Status() Status {
+	s := Status{
+		Flow: f.cfg.Name, Records: f.records.Load(), Rows: f.rows.Load(), Dead: f.dead.Load(), Batches: f.batches.Load(),
+		Retries: f.retried.Load(), Bytes: f.bytes.Load(), Fenced: f.fences.Load(),
+	}
+	if t := f.lastCommit.Load(); t != 0 {
+		s.LastCommit = time.UnixMicro(t)
+	}
+	now := time.Now().UnixMicro()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.State, s.Err = f.state, f.err
+	if s.State == StateRunning && len(f.retries) > 0 {
+		s.State = StateRetrying
+	}
+	if f.failure != nil {
+		s.Err = f.failure
+	}
+	s.Lanes = len(f.lanes)
+	for _, l := range f.lanes {
+		l.mu.Lock()
+		s.Buffered += l.buffered()
+		for _, p := range l.parts {
+			ps := PartitionStatus{Partition: p.Partition, Lane: l.n, Next: p.committed, End: max(p.end, p.committed), Paused: p.paused}
+			if ps.End > ps.Next && p.newest > 0 {
+				ps.Behind = max(0, time.Duration(now-p.newest)*time.Microsecond)
+			}
+			s.Partitions = append(s.Partitions, ps)
+		}
+		l.mu.Unlock()
+	}
+	return s
+}

@@ -1,0 +1,143 @@
+package flow
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// This file holds what the engine decides, without clock, lock or network.
+
+// batchState is what a lane knows when it asks whether to cut a batch.
+type batchState struct {
+	records int
+	bytes   int64
+	// waited is the age of the oldest record or position in the queue.
+	waited time.Duration
+	// writerIdle: nothing would be gained by collecting more while waiting.
+	writerIdle bool
+	// lagging: more records than one batch holds are known to be in the log.
+	lagging bool
+	// full: the lane takes no more, so waiting cannot fill the batch.
+	full bool
+	// draining: the flow stops; nothing more will come.
+	draining bool
+}
+
+// lagPatience is how many times Wait a lane waits for a full batch while the
+// flow lags: small transactions cost the database more per row, and a reader
+// that is behind will fill the batch soon.
+const lagPatience = 20
+
+// ready says whether to cut a batch now and, if not, after what time to ask
+// again (0: only when something changes).
+func (l BatchLimits) ready(s batchState) (bool, time.Duration) {
+	switch {
+	case s.records >= l.Records, s.bytes >= l.Bytes, s.full && s.records > 0, s.draining:
+		return true, 0
+	case !s.writerIdle:
+		return false, 0 // collects until the writer asks
+	}
+	patience := l.Wait
+	if s.lagging {
+		patience *= lagPatience
+	}
+	if s.waited >= patience {
+		return true, 0
+	}
+	return false, patience - s.waited
+}
+
+// wait is the pause before attempt n (n = 1 is the first retry): exponential
+// with full jitter, so that many lanes that fail together do not come back
+// together.
+func (r Retry) wait(n int) time.Duration {
+	limit := r.Max
+	if n <= 20 {
+		limit = min(limit, r.Initial<<(n-1))
+	}
+	return time.Duration(rand.Int64N(int64(limit) + 1)) //nolint:gosec // jitter, not a secret
+}
+
+// isolation finds the records at fault in a batch that a target refuses.
+//
+// It works on row indices: done rows have been written, rows up to limit are
+// tried next, and the fault is known to lie below suspect (0: no fault known).
+// The target names the rows (rejected at once) or not (halved until one row is
+// left: at most log2(rows)+1 attempts for each bad record).
+type isolation struct {
+	done, limit, suspect, end int
+	faults                    int
+}
+
+func newIsolation(lo, hi int) isolation { return isolation{done: lo, limit: hi, end: hi} }
+
+// written: the rows up to limit are durable.
+func (s *isolation) written() {
+	s.done = s.limit
+	switch {
+	case s.done >= s.suspect:
+		s.suspect, s.limit = 0, s.end
+	default:
+		s.limit = s.done + max(1, (s.suspect-s.done)/2)
+	}
+}
+
+// refused: the attempt on the rows up to limit failed for the data. rows are
+// those that the target named, writable the number of rows that were tried and
+// first one of them. It returns the rows to reject now.
+func (s *isolation) refused(rows []int, writable, first int) []int {
+	s.faults++
+	switch {
+	case len(rows) > 0:
+		// The first time, everything is tried again without the bad row. With
+		// more faults the good rows before the fault are written first, else
+		// many bad rows would have them sent again and again.
+		s.suspect = 0
+		if s.faults > 1 {
+			s.limit = min(s.limit, rows[len(rows)-1]+1)
+		}
+		return rows
+	case writable <= 1:
+		s.suspect = 0
+		return []int{first}
+	default:
+		s.suspect = s.limit
+		s.limit = s.done + max(1, (s.limit-s.done)/2)
+		return nil
+	}
+}
+
+// startPosition decides where an assigned partition is read from.
+//
+// c is what the sink's checkpoint holds (Offset -1: no row), or nil for a sink
+// without checkpoints. known is the number of partitions of the topic that have a
+// row, and openEnded says that whole topics may appear. insert means that the
+// position must first be stored.
+func startPosition(info PartitionInfo, c *Checkpoint, known int32, openEnded bool) (pos Position, insert bool, err error) {
+	pos = Position{Partition: info.Partition, TopicID: info.TopicID, LeaderEpoch: -1}
+	switch {
+	case c != nil && c.Offset >= 0:
+		pos = c.Position
+	case c != nil:
+		// Partitions of a topic are numbered from 0 and rows are made for all
+		// of them at the first start: one that is missing among others was removed.
+		if info.ID < known || known == 0 && !openEnded {
+			return pos, false, fmt.Errorf("the checkpoint of %s is missing, but the flow has others (%d of its topic): "+
+				"somebody removed the row; put it back, or remove all rows of the flow to start anew", info.Partition, known)
+		}
+		pos.Offset = info.Begin
+		return pos, true, nil
+	case info.Committed >= 0:
+		pos.Offset, pos.LeaderEpoch = info.Committed, info.LeaderEpoch
+	default:
+		pos.Offset = info.Start
+	}
+	if pos.TopicID != "" && info.TopicID != "" && pos.TopicID != info.TopicID {
+		return pos, false, &PositionLostError{Position: pos, Begin: info.Begin, End: info.End, TopicIDNow: info.TopicID}
+	}
+	if pos.Offset < info.Begin || pos.Offset > info.End {
+		return pos, false, &PositionLostError{Position: pos, Begin: info.Begin, End: info.End}
+	}
+	return pos, false, nil
+}

@@ -1,0 +1,302 @@
+package flow
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/penstockdev/penstock/internal/failpoint"
+)
+
+// intake is the Flow as its source sees it.
+type intake struct{ *Flow }
+
+var _ Intake = intake{}
+
+// revokeBound is how long Revoked waits for batches that hold the partitions.
+const revokeBound = 10 * time.Second
+
+// Assigned implements Intake.
+func (f intake) Assigned(ctx context.Context, infos []PartitionInfo) ([]Position, error) {
+	out := make([]Position, len(infos))
+	byLane := map[*lane][]int{}
+	f.mu.Lock()
+	load := make([]int, len(f.lanes))
+	for _, p := range f.parts {
+		load[p.lane.n]++
+	}
+	for i, info := range infos {
+		n := slices.Index(load, slices.Min(load))
+		load[n]++
+		byLane[f.lanes[n]] = append(byLane[f.lanes[n]], i)
+		out[i] = Position{Partition: info.Partition, TopicID: info.TopicID, Offset: -1, LeaderEpoch: -1}
+	}
+	f.mu.Unlock()
+	for _, l := range f.lanes { // in order, so that two processes do not lock rows crosswise
+		indices := byLane[l]
+		if len(indices) == 0 {
+			continue
+		}
+		if err := f.takeOver(ctx, l, infos, indices, out); err != nil {
+			if ctx.Err() != nil || f.stopping() {
+				return out, nil
+			}
+			f.fail(err)
+			return out, nil
+		}
+	}
+	if f.cfg.Observer != nil {
+		f.cfg.Observer.Rebalanced(len(infos), 0)
+	}
+	f.roomChanged() // the reader looks at pauses anew
+	return out, nil
+}
+
+// takeOver claims the partitions infos[indices] for lane l, and puts where to
+// start them into out.
+func (f intake) takeOver(ctx context.Context, l *lane, infos []PartitionInfo, indices []int, out []Position) error {
+	var stored []Checkpoint
+	if f.checkpoints != nil {
+		var err error
+		if stored, err = f.claim(ctx, l, infos, indices); err != nil {
+			return err
+		}
+	}
+	for k, i := range indices {
+		info := infos[i]
+		var c *Checkpoint
+		p := &partition{Partition: info.Partition, topicID: info.TopicID, lane: l, end: info.End, epoch: -1}
+		if stored != nil {
+			c = &stored[k]
+			p.owner = c.Owner
+		}
+		pos, _, err := startPosition(info, c, 0, true)
+		if err != nil {
+			if !f.cfg.WaitOnLostPosition {
+				return err
+			}
+			f.setState(StateWaiting, err)
+			f.log.Error("position lost: the partition is not read until its position is set and the flow started again",
+				slog.String("topic", info.Topic), slog.Int("partition", int(info.ID)), slog.Any("error", err))
+			continue
+		}
+		if p.topicID == "" {
+			p.topicID = pos.TopicID
+		}
+		p.expect, p.cut, p.committed, p.told = pos.Offset, pos.Offset, pos.Offset, pos.Offset
+		out[i] = pos
+		f.mu.Lock()
+		old := f.parts[info.Partition]
+		f.parts[info.Partition] = p
+		f.mu.Unlock()
+		if old != nil {
+			f.removeFromLane(old)
+		}
+		l.mu.Lock()
+		l.parts = append(l.parts, p)
+		l.mu.Unlock()
+		f.log.Info("partition assigned", slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)),
+			slog.Int("lane", l.n), slog.Int64("offset", pos.Offset), slog.Int64("owner_epoch", p.owner))
+	}
+	return nil
+}
+
+// claim takes the partitions over in the sink. Those without a row are new:
+// they are stored at their beginning first, and claimed then.
+func (f intake) claim(ctx context.Context, l *lane, infos []PartitionInfo, indices []int) (stored []Checkpoint, err error) {
+	names := make([]Partition, len(indices))
+	for k, i := range indices {
+		names[k] = infos[i].Partition
+	}
+	err = f.retry(ctx, "taking over partitions", func() error {
+		stored, err = f.checkpoints.Claim(ctx, l.n, names)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(stored, func(c Checkpoint) bool { return c.Offset < 0 }) {
+			return nil
+		}
+		known, err := f.checkpoints.Topics(ctx)
+		if err != nil {
+			return err
+		}
+		var fresh []Position
+		for k, i := range indices {
+			if stored[k].Offset >= 0 {
+				continue
+			}
+			pos, insert, err := startPosition(infos[i], &stored[k], known[infos[i].Topic], f.origin.OpenEnded)
+			if err != nil {
+				return Fatal(err)
+			}
+			if insert {
+				fresh = append(fresh, pos)
+			}
+		}
+		if err := f.checkpoints.Insert(ctx, fresh); err != nil {
+			return err
+		}
+		stored, err = f.checkpoints.Claim(ctx, l.n, names)
+		return err
+	})
+	return stored, err
+}
+
+func (f *Flow) removeFromLane(p *partition) {
+	l := p.lane
+	l.mu.Lock()
+	p.gone = true
+	l.drop(p)
+	if i := slices.Index(l.parts, p); i >= 0 {
+		l.parts = slices.Delete(l.parts, i, i+1)
+	}
+	l.mu.Unlock()
+	l.poke()
+}
+
+// Revoked implements Intake.
+func (f intake) Revoked(ctx context.Context, ps []Partition, lost bool) {
+	failpoint.Hit("flow.revoke")
+	var held []*partition
+	f.mu.Lock()
+	for _, name := range ps {
+		if p := f.parts[name]; p != nil {
+			held = append(held, p)
+		}
+	}
+	f.mu.Unlock()
+	for _, p := range held {
+		p.lane.mu.Lock()
+		p.gone = true
+		p.lane.drop(p)
+		p.lane.mu.Unlock()
+	}
+	f.roomChanged()
+	if !lost {
+		ctx, cancel := context.WithTimeout(ctx, revokeBound)
+		defer cancel()
+		for _, p := range held {
+			p.lane.waitFinished(ctx, p)
+		}
+		f.committer.commit(ctx, held)
+	}
+	f.mu.Lock()
+	for _, p := range held {
+		if f.parts[p.Partition] == p {
+			delete(f.parts, p.Partition)
+		}
+	}
+	f.mu.Unlock()
+	for _, p := range held {
+		f.removeFromLane(p)
+		f.log.Info("partition revoked", slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)),
+			slog.Int64("offset", p.position()), slog.Bool("lost", lost))
+	}
+	f.roomChanged()
+	if f.cfg.Observer != nil {
+		f.cfg.Observer.Rebalanced(0, len(ps))
+	}
+}
+
+func (p *partition) position() int64 {
+	p.lane.mu.Lock()
+	defer p.lane.mu.Unlock()
+	return p.committed
+}
+
+// waitFinished returns when no batch holds p any more, or ctx ends.
+func (l *lane) waitFinished(ctx context.Context, p *partition) {
+	for {
+		l.mu.Lock()
+		done, changed := p.inflight == 0, l.finished
+		l.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			l.f.log.Warn("gave up a partition while a batch of it was being written: its next owner fences it",
+				slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)))
+			return
+		}
+	}
+}
+
+// Buffer implements Intake.
+func (f intake) Buffer(n int) []Record {
+	f.buffers.Lock()
+	defer f.buffers.Unlock()
+	free := f.buffers.free
+	for i := len(free) - 1; i >= 0; i-- {
+		if b := free[i]; cap(b) >= n {
+			free[i] = free[len(free)-1]
+			free[len(free)-1] = nil
+			f.buffers.free = free[:len(free)-1]
+			return b
+		}
+	}
+	return make([]Record, 0, n)
+}
+
+// maxFreeBuffers bounds what the flow keeps for reuse: about a fetch of eight
+// partitions for each of two lanes.
+const maxFreeBuffers = 16
+
+// recycle keeps a buffer for Buffer.
+func (f *Flow) recycle(b []Record) {
+	if cap(b) == 0 {
+		return
+	}
+	b = b[:cap(b)]
+	clear(b) // the views would keep fetch buffers alive
+	f.buffers.Lock()
+	if len(f.buffers.free) < maxFreeBuffers {
+		f.buffers.free = append(f.buffers.free, b[:0])
+	}
+	f.buffers.Unlock()
+}
+
+// Deliver implements Intake.
+func (f intake) Deliver(fetch Fetch) {
+	f.mu.Lock()
+	p := f.parts[fetch.Partition]
+	f.mu.Unlock()
+	if p == nil {
+		f.recycle(fetch.Records)
+		return
+	}
+	if fetch.TopicID != "" && p.topicID != "" && fetch.TopicID != p.topicID {
+		f.positionLost(&PositionLostError{
+			Position: Position{Partition: p.Partition, TopicID: p.topicID, Offset: p.position(), LeaderEpoch: -1},
+			End:      fetch.End, TopicIDNow: fetch.TopicID,
+		})
+		f.recycle(fetch.Records)
+		return
+	}
+	p.lane.deliver(p, fetch)
+}
+
+// positionLost stops the flow, or lets it wait.
+func (f *Flow) positionLost(err *PositionLostError) {
+	if !f.cfg.WaitOnLostPosition {
+		f.fail(err)
+		return
+	}
+	f.mu.Lock()
+	p := f.parts[err.Partition]
+	f.mu.Unlock()
+	if p == nil {
+		return
+	}
+	p.lane.mu.Lock()
+	first := !p.gone
+	p.gone = true
+	p.lane.mu.Unlock()
+	if first {
+		f.setState(StateWaiting, err)
+		f.log.Error("position lost: the partition is not read until its position is set and the flow started again", slog.Any("error", fmt.Errorf("flow %s: %w", f.cfg.Name, err)))
+	}
+}

@@ -1,0 +1,270 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/penstockdev/penstock/internal/failpoint"
+)
+
+// readLoop reads from the source whenever a lane has room, until ctx ends.
+func (f *Flow) readLoop(ctx context.Context) {
+	attempt, unknown := 0, 0
+	for ctx.Err() == nil {
+		if !f.awaitRoom(ctx) {
+			return
+		}
+		reading, stop := context.WithCancel(ctx)
+		if !f.applySeeks(reading, stop) {
+			stop()
+			continue
+		}
+		err := f.cfg.Source.Read(reading)
+		f.mu.Lock()
+		f.wakeRead = nil
+		f.mu.Unlock()
+		interrupted := reading.Err() != nil
+		stop()
+		if err == nil || interrupted {
+			attempt, unknown = 0, 0
+			f.clearRetry(nil)
+			continue
+		}
+		var lost *PositionLostError
+		switch {
+		case errors.As(err, &lost):
+			f.positionLost(lost)
+			continue
+		case ClassOf(err) == ClassTransient:
+		case ClassOf(err) == ClassUnknown && unknown < f.cfg.Retry.UnknownAttempts:
+			unknown++
+		default:
+			f.fail(fmt.Errorf("reading: %w", err))
+			return
+		}
+		attempt++
+		wait := f.cfg.Retry.wait(attempt)
+		f.retrying(nil, attempt, wait, fmt.Errorf("reading: %w", err))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// awaitRoom waits until some lane takes more. Partitions of lanes that do not are
+// paused, if the source can.
+func (f *Flow) awaitRoom(ctx context.Context) bool {
+	pauser, _ := f.cfg.Source.(Pauser)
+	for {
+		room, full := 0, 0
+		var pause, resume []Partition
+		for _, l := range f.lanes {
+			l.mu.Lock()
+			held := l.buffered()
+			if held < f.roomBelow {
+				room++
+			}
+			over, low := held >= f.pauseAbove, held < f.roomBelow/2
+			if over {
+				full++
+			}
+			for _, p := range l.parts {
+				// A partition that is gone but not revoked yet stays paused.
+				switch {
+				case !p.paused && (over || p.gone):
+					p.paused = true
+					pause = append(pause, p.Partition)
+				case p.paused && low && !p.gone:
+					p.paused = false
+					resume = append(resume, p.Partition)
+				}
+			}
+			l.mu.Unlock()
+		}
+		f.mu.Lock()
+		seeks := len(f.seeks) > 0
+		f.mu.Unlock()
+		if pauser != nil {
+			if len(pause) > 0 {
+				pauser.Pause(pause)
+			}
+			if len(resume) > 0 {
+				pauser.Resume(resume)
+			}
+		}
+		if room > 0 && (full == 0 || pauser != nil) || seeks {
+			return true
+		}
+		select {
+		case <-f.room:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// roomChanged makes the reader look at the lanes again.
+func (f *Flow) roomChanged() {
+	select {
+	case f.room <- struct{}{}:
+	default:
+	}
+}
+
+// requestSeek asks the reader to set the source back.
+func (f *Flow) requestSeek(ps []Position) {
+	if len(ps) == 0 {
+		return
+	}
+	f.mu.Lock()
+	f.seeks = append(f.seeks, ps...)
+	if f.wakeRead != nil {
+		f.wakeRead()
+	}
+	f.mu.Unlock()
+	f.roomChanged()
+}
+
+// applySeeks carries out what requestSeek asked for, and arms the interruption
+// of the Read that follows. It returns false if the read must not take place.
+func (f *Flow) applySeeks(ctx context.Context, stop context.CancelFunc) bool {
+	f.mu.Lock()
+	seeks := f.seeks
+	f.seeks = nil
+	f.wakeRead = stop
+	f.mu.Unlock()
+	if len(seeks) == 0 {
+		return true
+	}
+	seeker, ok := f.cfg.Source.(Seeker)
+	if !ok {
+		f.fail(errors.New("the checkpoint was moved, and the source cannot be set back: start the flow again"))
+		return false
+	}
+	if err := f.retry(ctx, "setting the source back", func() error { return seeker.Seek(ctx, seeks) }); err != nil {
+		f.mu.Lock()
+		f.seeks = append(seeks, f.seeks...)
+		f.mu.Unlock()
+		if ctx.Err() == nil {
+			f.fail(err)
+		}
+		return false
+	}
+	for _, s := range seeks {
+		f.mu.Lock()
+		p := f.parts[s.Partition]
+		f.mu.Unlock()
+		if p == nil {
+			continue
+		}
+		p.lane.mu.Lock()
+		if p.expect == s.Offset { // not reset again meanwhile
+			p.seeking = false
+		}
+		p.lane.mu.Unlock()
+	}
+	return true
+}
+
+// committer tells the source what is durable. With a Checkpointer that is for
+// lag tools only: it is done seldom, and an error is logged and nothing more.
+// Without, it is the checkpoint.
+type committer struct {
+	f     *Flow
+	wake  chan struct{}
+	every time.Duration
+
+	mu sync.Mutex // held while the source commits: calls must not overlap
+}
+
+// How often positions are told to the source.
+const (
+	commitEvery         = 100 * time.Millisecond
+	commitEveryForTools = time.Second
+)
+
+func newCommitter(f *Flow) *committer {
+	c := &committer{f: f, wake: make(chan struct{}, 1), every: commitEvery}
+	if f.checkpoints != nil {
+		c.every = commitEveryForTools
+	}
+	return c
+}
+
+func (c *committer) poke() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (c *committer) run(ctx context.Context) {
+	timer := time.NewTimer(c.every)
+	defer timer.Stop()
+	for {
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+			return
+		}
+		c.commitAll(ctx)
+		timer.Reset(c.every)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *committer) commitAll(ctx context.Context) {
+	c.f.mu.Lock()
+	all := make([]*partition, 0, len(c.f.parts))
+	for _, p := range c.f.parts {
+		all = append(all, p)
+	}
+	c.f.mu.Unlock()
+	c.commit(ctx, all)
+}
+
+// commit tells the source the positions of ps that it does not know yet.
+func (c *committer) commit(ctx context.Context, ps []*partition) {
+	source, ok := c.f.cfg.Source.(Committer)
+	if !ok {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var positions []Position
+	var moved []*partition
+	for _, p := range ps {
+		p.lane.mu.Lock()
+		if p.committed > p.told {
+			positions = append(positions, Position{Partition: p.Partition, TopicID: p.topicID, Offset: p.committed, LeaderEpoch: p.epoch})
+			moved = append(moved, p)
+		}
+		p.lane.mu.Unlock()
+	}
+	if len(positions) == 0 {
+		return
+	}
+	failpoint.Hit("flow.before_source_commit")
+	if err := source.Commit(ctx, positions); err != nil {
+		level := slog.LevelWarn
+		if c.f.checkpoints != nil || ctx.Err() != nil {
+			level = slog.LevelInfo
+		}
+		c.f.log.Log(ctx, level, "telling the source its positions failed; they are told again with the next batch", slog.Any("error", err))
+		return
+	}
+	for i, p := range moved {
+		p.lane.mu.Lock()
+		p.told = max(p.told, positions[i].Offset)
+		p.lane.mu.Unlock()
+	}
+}
