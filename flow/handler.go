@@ -64,7 +64,7 @@ func (h *handler) Writer(int) (Writer, error) {
 
 type handlerWriter struct {
 	*handler
-	seed   maphash.Seed
+	seed maphash.Seed
 	// By worker: the rows to handle, those handled in this attempt, the first error.
 	queues, handled [][]int
 	errs            []error
