@@ -3,7 +3,6 @@ package testservice
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/penstockdev/penstock/internal/testservice/server"
@@ -102,7 +101,7 @@ func (b *Broker) Kill() { b.k.Kill() }
 func privateDir(t testing.TB) string {
 	t.Helper()
 	base := env(t, server.EnvDir, "directory for servers")
-	dir, err := os.MkdirTemp(base, filepath.Base(Name(t))+"-")
+	dir, err := os.MkdirTemp(base, Name(t)+"-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ type TCPProxy struct {
 	target   string
 	wg       sync.WaitGroup
 
-	mu sync.Mutex // guards what follows
+	mu      sync.Mutex // guards what follows
 	conns   map[*link]struct{}
 	refuse  bool
 	held    chan struct{} // closed to release; nil while nothing is held

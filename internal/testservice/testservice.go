@@ -58,7 +58,7 @@ func KafkaSecure(t testing.TB) Secure {
 }
 
 // Postgres creates a database for this test alone, and returns its URL as
-// superuser. The database is dropped when the test ends.
+// superuser, without TLS. The database is dropped when the test ends.
 func Postgres(t testing.TB) string {
 	t.Helper()
 	return newDatabase(t, env(t, server.EnvPostgres, "PostgreSQL"), "postgres")
@@ -88,7 +88,7 @@ func PostgresTLS(t testing.TB) TLS {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u.User = url.UserPassword(user, server.RolePassword)
+		u.User, u.RawQuery = url.UserPassword(user, server.RolePassword), ""
 		return u.String()
 	}
 	return TLS{URL: as(server.TLSRole), PlainURL: as(server.PasswordRole), CAFile: ca, Password: server.RolePassword}

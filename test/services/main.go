@@ -191,7 +191,7 @@ func (s *services) postgres(ctx context.Context, pooled bool) error {
 	if !pooled {
 		return nil
 	}
-	b, err := server.NewPgBouncer(filepath.Join(s.dir, "pgbouncer"), pg)
+	b, err := server.NewPgBouncer(ctx, filepath.Join(s.dir, "pgbouncer"), pg)
 	if err != nil {
 		return err
 	}

@@ -121,7 +121,7 @@ func CachedKafkaLibs() (string, error) {
 	}
 	dir := filepath.Join(cache, "penstock", "kafka-"+kafkaVersion)
 	if _, err := os.Stat(filepath.Join(dir, logConfigName)); err != nil {
-		return "", fmt.Errorf("Kafka's jars are not in the cache: %w", err)
+		return "", fmt.Errorf("the jars of Kafka are not in the cache: %w", err)
 	}
 	return dir, nil
 }

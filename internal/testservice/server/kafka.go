@@ -42,7 +42,7 @@ func newKafka(ctx context.Context, dir, libs string, opts kafkaOptions) (*Kafka,
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		err := k.choosePorts()
+		err := k.choosePorts(ctx)
 		if err == nil {
 			err = k.format(ctx)
 		}
@@ -61,9 +61,9 @@ func newKafka(ctx context.Context, dir, libs string, opts kafkaOptions) (*Kafka,
 	}
 }
 
-func (k *Kafka) choosePorts() error {
+func (k *Kafka) choosePorts(ctx context.Context) error {
 	for _, p := range []*int{&k.ports.client, &k.ports.controller, &k.ports.mtls} {
-		n, err := freePort()
+		n, err := freePort(ctx)
 		if err != nil {
 			return err
 		}
@@ -104,6 +104,9 @@ func (k *Kafka) settings() []string {
 		// A topic that was deleted must be gone soon, and one node needs no grace at its end.
 		"log.segment.delete.delay.ms=1000",
 		"controlled.shutdown.enable=false",
+		// A killed node may come back only when the session of its former life has ended.
+		"broker.session.timeout.ms=3000",
+		"broker.heartbeat.interval.ms=500",
 		"log.cleaner.dedupe.buffer.size=8388608",
 	}
 	if k.opts.secure != nil {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -19,7 +20,7 @@ type PgBouncer struct {
 }
 
 // NewPgBouncer starts one in dir.
-func NewPgBouncer(dir string, pg *Postgres) (*PgBouncer, error) {
+func NewPgBouncer(ctx context.Context, dir string, pg *Postgres) (*PgBouncer, error) {
 	bin, err := findPgBouncer()
 	if err != nil {
 		return nil, err
@@ -38,7 +39,7 @@ func NewPgBouncer(dir string, pg *Postgres) (*PgBouncer, error) {
 	ini := filepath.Join(dir, "pgbouncer.ini")
 	b := &PgBouncer{}
 	for attempt := 1; ; attempt++ {
-		if b.port, err = freePort(); err != nil {
+		if b.port, err = freePort(ctx); err != nil {
 			return nil, err
 		}
 		conf := fmt.Sprintf("[databases]\n* = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\n"+
@@ -51,7 +52,7 @@ func NewPgBouncer(dir string, pg *Postgres) (*PgBouncer, error) {
 			return nil, err
 		}
 		err = b.proc.ready(10*time.Second, func() error {
-			c, err := net.DialTimeout("tcp4", b.Addr(), time.Second) //nolint:noctx // it has its timeout
+			c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp4", b.Addr())
 			if err != nil {
 				return err
 			}

@@ -23,7 +23,7 @@ var ports struct {
 
 // freePort returns a port on 127.0.0.1 that nobody listens on, and that this
 // process has not been given before.
-func freePort() (int, error) {
+func freePort(ctx context.Context) (int, error) {
 	ports.Lock()
 	defer ports.Unlock()
 	if ports.taken == nil {
@@ -34,7 +34,7 @@ func freePort() (int, error) {
 		if ports.taken[p] {
 			continue
 		}
-		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp4", addr(p))
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", addr(p))
 		if err != nil {
 			continue
 		}

@@ -56,7 +56,7 @@ func NewPostgres(ctx context.Context, dir string, certs *Certs) (*Postgres, erro
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		if s.port, err = freePort(); err != nil {
+		if s.port, err = freePort(ctx); err != nil {
 			return nil, err
 		}
 		if err = s.Start(ctx); err == nil {
@@ -212,9 +212,10 @@ func (s *Postgres) createRoles(ctx context.Context) error {
 // Addr is host:port.
 func (s *Postgres) Addr() string { return addr(s.port) }
 
-// URL is that of a database, as superuser.
+// URL is that of a database, as superuser, without TLS: proxies look into it,
+// and benchmarks compare with programs that do not encrypt on loopback.
 func (s *Postgres) URL(database string) string {
-	return (&url.URL{Scheme: "postgres", User: url.User("postgres"), Host: s.Addr(), Path: "/" + database}).String()
+	return (&url.URL{Scheme: "postgres", User: url.User("postgres"), Host: s.Addr(), Path: "/" + database, RawQuery: "sslmode=disable"}).String()
 }
 
 // Stop ends the server in order: running transactions are rolled back.

@@ -30,7 +30,7 @@ func startProcess(name, dir string, cred *syscall.Credential, env []string, args
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close() //nolint:errcheck // the child holds its own descriptor
+	defer log.Close()                         //nolint:errcheck // the child holds its own descriptor
 	cmd := exec.Command(args[0], args[1:]...) //nolint:noctx // the server outlives any context; stop ends it
 	cmd.Dir = dir
 	cmd.Stdout, cmd.Stderr = log, log
