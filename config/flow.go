@@ -1,0 +1,139 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/flow"
+)
+
+// Flow is a flow file that was found right.
+type Flow struct {
+	Name        string         `yaml:"flow" required:"true" doc:"Name of the flow: of its checkpoint, its metrics and its logs. Letters, digits, dots, dashes and underscores; at most 100."`
+	Source      connect.Choice `yaml:"source" role:"source" required:"true" doc:"Where records come from."`
+	Decode      connect.Choice `yaml:"decode" role:"decode" doc:"How the bytes of a record become typed columns. Required by sinks that write columns."`
+	Sink        connect.Choice `yaml:"sink" role:"sink" required:"true" doc:"Where rows go."`
+	DeadLetters connect.Choice `yaml:"dead_letters" role:"dead_letters" doc:"Where records go that cannot be decoded or written. Default: a table beside the data, where the sink keeps one."`
+
+	Batch        Batch         `yaml:"batch" doc:"When a lane stops collecting and writes: whichever limit is reached first."`
+	Lanes        int           `yaml:"lanes" doc:"Number of lanes. Default: the smaller of the number of partitions and of CPUs, and never more than the sink allows."`
+	Buffer       connect.Bytes `yaml:"buffer" default:"32MiB" doc:"Bytes of records held in memory outside the source's own buffers, all lanes together."`
+	Retry        Retry         `yaml:"retry" doc:"How failed writes are tried again: waits grow exponentially, with full jitter."`
+	Shutdown     Shutdown      `yaml:"shutdown" doc:"What happens at the end."`
+	PositionLost string        `yaml:"position_lost" default:"stop" enum:"stop,wait" doc:"What to do when the log no longer holds the next record to read (retention removed it, the topic was made anew): stop the flow, or wait and repeat what is wrong. It is never skipped over."`
+	Admin        Admin         `yaml:"admin" doc:"Metrics and health over HTTP."`
+
+	// Warnings are findings that do not stop the flow.
+	Warnings Problems `yaml:"-"`
+}
+
+// Batch bounds a batch.
+type Batch struct {
+	Records int           `yaml:"records" default:"20000" doc:"Most records in a batch."`
+	Bytes   connect.Bytes `yaml:"bytes" default:"16MiB" doc:"Most bytes in a batch: keys, values, headers and overhead."`
+	Wait    time.Duration `yaml:"wait" default:"5ms" doc:"How long the first record of a batch waits for more while the writer is idle; up to 20 times as long while the flow lags."`
+	Timeout time.Duration `yaml:"timeout" default:"30s" doc:"Longest time for one attempt to write a batch."`
+}
+
+// Retry bounds the waits between attempts.
+type Retry struct {
+	Initial         time.Duration `yaml:"initial" default:"100ms" doc:"Upper bound of the first wait."`
+	Max             time.Duration `yaml:"max" default:"30s" doc:"Upper bound of any wait."`
+	UnknownAttempts int           `yaml:"unknown_attempts" default:"10" doc:"How often an error of unknown kind is retried before the flow stops. Errors known to pass (the database is away) are retried without end."`
+}
+
+// Validate refuses waits that shrink.
+func (r *Retry) Validate() error {
+	if r.Initial > r.Max {
+		return connect.Errorf("initial", "the first wait (%s) is longer than the longest (%s)", r.Initial, r.Max)
+	}
+	return nil
+}
+
+// Shutdown says what happens at the end.
+type Shutdown struct {
+	Grace time.Duration `yaml:"grace" default:"30s" doc:"How long a flow that is told to stop goes on to write what its lanes hold."`
+}
+
+// Admin is the admin server.
+type Admin struct {
+	Address     string `yaml:"address" doc:"host:port for /metrics, /healthz and /readyz, like 127.0.0.1:9464. Default: no server."`
+	AllowRemote bool   `yaml:"allow_remote" doc:"Allow an address that other machines can reach. The pages are read-only and hold no secrets, but need no login."`
+}
+
+// Validate refuses numbers that cannot be.
+func (f *Flow) Validate() error {
+	switch {
+	case !validName(f.Name):
+		return connect.Errorf("flow", "%q cannot be the name of a flow; want 1 to 100 letters, digits, dots, dashes or underscores", f.Name)
+	case f.Lanes < 0:
+		return connect.Errorf("lanes", "%d is not a number of lanes", f.Lanes)
+	case f.Batch.Records < 0:
+		return connect.Errorf("batch.records", "%d is not a number of records", f.Batch.Records)
+	case f.Retry.UnknownAttempts < 0:
+		return connect.Errorf("retry.unknown_attempts", "%d is not a number of attempts", f.Retry.UnknownAttempts)
+	case int64(f.Batch.Bytes) > int64(f.Buffer):
+		return connect.Errorf("batch.bytes", "a batch of %s does not fit in a buffer of %s; make buffer larger or batch.bytes smaller", f.Batch.Bytes, f.Buffer)
+	}
+	return nil
+}
+
+func validName(s string) bool {
+	for _, r := range s {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '-', r == '_':
+		default:
+			return false
+		}
+	}
+	return s != "" && len(s) <= 100
+}
+
+// Build makes the connectors and the engine's configuration of them. It
+// connects to nothing.
+func (f *Flow) Build(logger *slog.Logger, observer flow.Observer) (flow.Config, error) {
+	cfg := flow.Config{
+		Name:   f.Name,
+		Lanes:  f.Lanes,
+		Buffer: int64(f.Buffer),
+		Batch: flow.BatchLimits{
+			Records: f.Batch.Records, Bytes: int64(f.Batch.Bytes), Wait: f.Batch.Wait, Timeout: f.Batch.Timeout,
+		},
+		Retry: flow.Retry{
+			Initial: f.Retry.Initial, Max: f.Retry.Max, UnknownAttempts: f.Retry.UnknownAttempts,
+		},
+		ShutdownGrace:      f.Shutdown.Grace,
+		WaitOnLostPosition: f.PositionLost == "wait",
+		Logger:             logger,
+		Observer:           observer,
+	}
+	var err error
+	if cfg.Source, err = f.Source.Connector.NewSource(f.Source.Config); err != nil {
+		return flow.Config{}, fmt.Errorf("flow %s: %w", f.Name, err)
+	}
+	if cfg.Sink, err = f.Sink.Connector.NewSink(f.Sink.Config); err != nil {
+		return flow.Config{}, fmt.Errorf("flow %s: %w", f.Name, err)
+	}
+	if d := f.DeadLetters; d.Connector != nil {
+		if cfg.DeadLetters, err = d.Connector.NewDeadLetters(d.Config); err != nil {
+			return flow.Config{}, fmt.Errorf("flow %s: %w", f.Name, err)
+		}
+	}
+	if f.Decode.Connector != nil {
+		cfg.Transforms = func(int) ([]flow.Transform, error) {
+			d, err := f.Decoder()
+			return []flow.Transform{d}, err
+		}
+	}
+	return cfg, nil
+}
+
+// Decoder makes a decoder as each lane has one; nil if the flow does not decode.
+func (f *Flow) Decoder() (flow.Transform, error) {
+	if f.Decode.Connector == nil {
+		return nil, nil
+	}
+	return f.Decode.Connector.NewDecoder(f.Decode.Config)
+}

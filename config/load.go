@@ -1,0 +1,155 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/penstockdev/penstock/connect"
+)
+
+// Options say with what a flow file is read.
+type Options struct {
+	// Registry holds the connectors. Required.
+	Registry *connect.Registry
+	// Environ is the environment, like os.Environ(). Nil: an empty one.
+	Environ []string
+	// Set are the values of --set flags: path.to.field=value.
+	Set []string
+}
+
+// LoadFile reads a flow file. The error is a Problems where the file is wrong.
+func LoadFile(path string, o Options) (*Flow, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the flow file: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the flow file %s: %w", path, err)
+	}
+	return Load(path, data, o)
+}
+
+// Load reads a flow file from data; name is what findings call it. The error is
+// a Problems.
+func Load(name string, data []byte, o Options) (*Flow, error) {
+	root, err := parse(data)
+	if err != nil {
+		var se *syntaxError
+		if !errors.As(err, &se) {
+			se = &syntaxError{place{line: 1, column: 1}, err.Error()}
+		}
+		ps := Problems{{File: name, Line: se.at.line, Column: se.at.column, Message: se.msg}}
+		ps.frames(data, nil, nil)
+		return nil, ps
+	}
+	spec, err := Spec()
+	if err != nil {
+		return nil, err
+	}
+	env := environment(o.Environ)
+	w := &walker{
+		file: name, registry: o.Registry, places: map[string]written{},
+		env: &interpolator{lookup: func(s string) (string, bool) { v, ok := env[s]; return v, ok }},
+	}
+	w.interpolate(root)
+	ov := overrides{w: w, root: root, spec: spec.Type}
+	ov.environment(env)
+	for _, s := range o.Set {
+		ov.flag(s)
+	}
+
+	f := &Flow{}
+	w.value(root, root.at, nil, spec.Type, reflect.ValueOf(f).Elem(), "")
+	spec.Defaults(reflect.ValueOf(f).Elem())
+	w.complete(f, spec)
+
+	secrets := append(w.secrets, w.env.secrets...)
+	f.Warnings = ov.warnings
+	f.Warnings.frames(data, root, secrets)
+	if len(w.problems) > 0 {
+		w.problems.frames(data, root, secrets)
+		w.problems.sort()
+		return nil, w.problems
+	}
+	return f, nil
+}
+
+// Spec describes a flow file, the connectors' sections as choices.
+func Spec() (*connect.Spec, error) { return connect.SpecOf[Flow]() }
+
+// complete checks what a single field cannot know.
+func (w *walker) complete(f *Flow, spec *connect.Spec) {
+	w.validate(spec.Type, reflect.ValueOf(f).Elem(), "")
+	with := connect.Context{Flow: f.Name, Decodes: f.Decode.Connector != nil}
+	if w.finish(f.Source, connect.RoleSource, with) {
+		with.Source = f.Source.Config
+	}
+	if w.finish(f.Decode, connect.RoleDecode, with) {
+		with.Fields = w.fields(f.Decode)
+	}
+	w.finish(f.Sink, connect.RoleSink, with)
+	w.finish(f.DeadLetters, connect.RoleDeadLetters, with)
+	sink := f.Sink.Connector
+	if sink == nil {
+		return
+	}
+	at := w.placeOf(join(string(connect.RoleSink), sink.Name))
+	_, decodes := w.places[string(connect.RoleDecode)]
+	if sink.NeedsColumns && !decodes && !w.covered(string(connect.RoleDecode)) {
+		w.report(at, string(connect.RoleDecode), "decode: says which columns a record has; allowed: "+orList(w.registry.Names(connect.RoleDecode)),
+			"sink %s writes columns, and the flow has no decode section", sink.Name)
+	}
+	_, letters := w.places[string(connect.RoleDeadLetters)]
+	if decodes && !letters && !sink.StoresDeadLetters {
+		w.report(at, string(connect.RoleDeadLetters), "dead_letters: allowed: "+orList(w.registry.Names(connect.RoleDeadLetters)),
+			"records that cannot be decoded need somewhere to go: sink %s keeps no dead letters, and the flow has no dead_letters section", sink.Name)
+	}
+}
+
+// interpolate expands the scalars of the file.
+func (w *walker) interpolate(root *node) {
+	root.scalars(func(n *node) {
+		if !strings.Contains(n.text, "$") {
+			return
+		}
+		text, err := w.env.expand(n.text)
+		if err != nil {
+			n.public = reference.MatchString(n.raw)
+			w.report(n.at, "", "", "%v", err)
+			// Unknown from here on: whatever a field makes of it is no finding.
+			n.kind, n.text = unknownNode, ""
+			return
+		}
+		n.computed = text != n.text
+		n.text = text
+	})
+}
+
+func environment(environ []string) map[string]string {
+	env := make(map[string]string, len(environ))
+	for _, e := range environ {
+		if k, v, ok := strings.Cut(e, "="); ok {
+			env[k] = v
+		}
+	}
+	return env
+}
+
+// secretParts are the texts that would give a secret away: itself, and the
+// password of an address.
+func secretParts(s string) []string {
+	parts := []string{s}
+	if u, err := url.Parse(s); err == nil && u.User != nil {
+		if p, ok := u.User.Password(); ok {
+			parts = append(parts, p, url.QueryEscape(p), url.PathEscape(p))
+		}
+	}
+	return parts
+}

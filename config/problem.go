@@ -1,0 +1,255 @@
+package config
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Problem is one finding about a flow file. It holds no secret.
+type Problem struct {
+	// File is the name of the file; where the value came from elsewhere, the flag
+	// or the environment variable, and Line is 0.
+	File         string
+	Line, Column int
+	// Path is the field's, like batch.records; empty for the whole file.
+	Path string
+	// Message is a sentence without a full stop.
+	Message string
+	// Hint says what is allowed, or what to do; may be empty.
+	Hint string
+	// source is the line at fault, masked.
+	source string
+	// meant is the path of the field that an unknown one is probably a
+	// misspelling of.
+	meant string
+	// covers says that nothing below Path was looked at.
+	covers bool
+}
+
+// Error is the finding in one line.
+func (p *Problem) Error() string {
+	if p.Line == 0 {
+		return p.File + ": " + p.Message
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Message)
+}
+
+// Text is the finding with the line, a caret and the hint, ending in a line end.
+func (p *Problem) Text() string {
+	var b strings.Builder
+	b.WriteString(p.Error())
+	b.WriteByte('\n')
+	if p.Line > 0 {
+		number := strconv.Itoa(p.Line)
+		fmt.Fprintf(&b, "  %s | %s\n", number, p.source)
+		// Tabs stay tabs, so that the caret stands below its character.
+		pad := []rune(p.source)
+		pad = pad[:min(len(pad), p.Column-1)]
+		for i, r := range pad {
+			if r != '\t' {
+				pad[i] = ' '
+			}
+		}
+		fmt.Fprintf(&b, "  %s | %s^\n", strings.Repeat(" ", len(number)), string(pad))
+	}
+	if p.Hint != "" {
+		fmt.Fprintf(&b, "    %s\n", p.Hint)
+	}
+	return b.String()
+}
+
+// Problems is the error of a wrong flow file: all its findings, in the order of
+// the file.
+type Problems []*Problem
+
+// Error is all findings, one per line.
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Text is all findings with their lines.
+func (ps Problems) Text() string {
+	var b strings.Builder
+	for _, p := range ps {
+		b.WriteString(p.Text())
+	}
+	return b.String()
+}
+
+func (ps Problems) sort() {
+	slices.SortStableFunc(ps, func(a, b *Problem) int {
+		if (a.Line == 0) != (b.Line == 0) {
+			return b.Line - a.Line // those outside the file come last
+		}
+		if a.Line != b.Line {
+			return a.Line - b.Line
+		}
+		return a.Column - b.Column
+	})
+}
+
+const mask = "******"
+
+// frames fills in the source lines of the problems, masked: whatever scalar of
+// the tree is not known to be harmless is not shown.
+func (ps Problems) frames(data []byte, root *node, secrets []string) {
+	lines := strings.Split(strings.TrimPrefix(string(data), "\ufeff"), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSuffix(lines[i], "\r")
+	}
+	var hidden []*node
+	if root != nil {
+		root.scalars(func(n *node) {
+			if !n.public && n.at.origin == "" && n.text != "" {
+				hidden = append(hidden, n)
+			}
+		})
+	}
+	for _, p := range ps {
+		p.Message, p.Hint = hide(p.Message, secrets), hide(p.Hint, secrets)
+		if p.Line < 1 || p.Line > len(lines) {
+			continue
+		}
+		line := lines[p.Line-1]
+		if root == nil {
+			line = maskUnparsed(lines, p.Line-1)
+		} else {
+			line = maskNodes(line, p.Line, hidden)
+		}
+		p.source = strings.TrimRight(shorten(hide(line, secrets)), " \t")
+	}
+}
+
+// maskNodes hides from the first hidden scalar on the line to the line's end.
+func maskNodes(line string, number int, hidden []*node) string {
+	runes := []rune(line)
+	from := len(runes)
+	for _, n := range hidden {
+		switch {
+		case n.at.line == number:
+			from = min(from, n.at.column-1)
+		case n.at.line < number && number < n.end.line:
+			from = 0
+		case n.at.line < number && number == n.end.line:
+			// The tail of a text of several lines, up to the next token.
+			if strings.TrimSpace(string(runes[:min(len(runes), n.end.column-1)])) != "" {
+				from = 0
+			}
+		}
+	}
+	if from >= len(runes) {
+		return line
+	}
+	return string(runes[:from]) + mask
+}
+
+// secretish finds words that name something not to be shown.
+var secretish = regexp.MustCompile(`(?i)pass|secret|token|pwd|cred|url|uri|dsn|auth|key|sasl|://`)
+
+// maskUnparsed hides what may be secret on a line of a file that is not YAML, by
+// the words on it and on the lines that it is nested in.
+func maskUnparsed(lines []string, i int) string {
+	line := lines[i]
+	if secretish.MatchString(line) {
+		if key, _, ok := strings.Cut(line, ":"); ok && !strings.ContainsAny(key, "'\"{[,") {
+			return key + ": " + mask
+		}
+		return mask
+	}
+	indent := indentOf(line)
+	for k := i - 1; k >= 0 && indent > 0; k-- {
+		if strings.TrimSpace(lines[k]) == "" || indentOf(lines[k]) >= indent {
+			continue
+		}
+		indent = indentOf(lines[k])
+		// A parent with a value of its own continues on this line.
+		if secretish.MatchString(lines[k]) {
+			return mask
+		}
+	}
+	// A quoted text that began above may have any indentation.
+	for k := i - 1; k >= 0 && i-k < 50; k-- {
+		if secretish.MatchString(lines[k]) && strings.Count(lines[k], `"`)%2+strings.Count(lines[k], "'")%2 > 0 {
+			return mask
+		}
+	}
+	return line
+}
+
+func indentOf(s string) int { return len(s) - len(strings.TrimLeft(s, " \t")) }
+
+// shorten bounds the line shown.
+func shorten(s string) string {
+	const most = 160
+	if utf8.RuneCountInString(s) <= most {
+		return s
+	}
+	return string([]rune(s)[:most]) + " …"
+}
+
+// hide replaces the secrets wherever a message repeats one. Very short ones
+// are left: replacing single letters would tell them.
+func hide(s string, secrets []string) string {
+	for _, x := range secrets {
+		if len(x) >= 4 {
+			s = strings.ReplaceAll(s, x, "[secret]")
+		}
+	}
+	return s
+}
+
+// nearest returns the name most like word, or "" if none is near.
+func nearest(word string, names []string) string {
+	best, name := 1+max(1, len(word)/3), ""
+	for _, n := range names {
+		if d := distance(strings.ToLower(word), n); d < best {
+			best, name = d, n
+		}
+	}
+	if name == "" && len(word) >= 4 {
+		for _, n := range names { // brokers for bootstrap_brokers
+			if strings.HasSuffix(word, "_"+n) || strings.HasSuffix(n, "_"+word) || strings.HasPrefix(n, word) {
+				return n
+			}
+		}
+	}
+	return name
+}
+
+// distance counts the insertions, deletions, replacements and swaps of
+// neighbours that turn a into b.
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return 64
+	}
+	var before, prev, cur [65]int
+	for j := range len(b) + 1 {
+		prev[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		cur[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				cur[j] = min(cur[j], before[j-2]+1)
+			}
+		}
+		before, prev = prev, cur
+	}
+	return prev[len(b)]
+}
+
+// orList writes names as a person would.
+func orList(names []string) string { return strings.Join(names, ", ") }

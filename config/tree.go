@@ -1,0 +1,302 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// Bounds of a flow file.
+const (
+	maxFileSize = 1 << 20
+	maxDepth    = 32
+)
+
+type nodeKind uint8
+
+const (
+	nullNode nodeKind = iota
+	scalarNode
+	mappingNode
+	sequenceNode
+	// unknownNode is a scalar whose interpolation failed, which is reported.
+	unknownNode
+)
+
+func (k nodeKind) String() string {
+	return [...]string{"nothing", "a single value", "a mapping", "a list", "nothing known"}[k]
+}
+
+// place is where something was written: in the file, or, where origin is set, in
+// a flag or an environment variable.
+type place struct {
+	origin       string
+	line, column int
+}
+
+// node is a YAML value with its place. It is all that the rest of the package
+// sees of YAML.
+type node struct {
+	kind nodeKind
+	at   place
+	// end is where the next token starts, for masking.
+	end place
+	// text is a scalar's value, raw the same before interpolation.
+	text, raw string
+	// plain says that a scalar was written without quotes.
+	plain bool
+	// computed says that text comes from interpolation, a flag or a variable.
+	computed bool
+	// public says that the scalar may be shown: it was recognised as the
+	// value of a field that is not secret.
+	public bool
+	fields []entry
+	items  []*node
+}
+
+// entry is one key of a mapping.
+type entry struct {
+	key   string
+	at    place
+	value *node
+}
+
+func (n *node) field(key string) *entry {
+	for i := range n.fields {
+		if n.fields[i].key == key {
+			return &n.fields[i]
+		}
+	}
+	return nil
+}
+
+// scalars calls f for each scalar below n.
+func (n *node) scalars(f func(*node)) {
+	if n.kind == scalarNode {
+		f(n)
+	}
+	for _, e := range n.fields {
+		e.value.scalars(f)
+	}
+	for _, i := range n.items {
+		i.scalars(f)
+	}
+}
+
+// syntaxError is a finding that makes the file unreadable.
+type syntaxError struct {
+	at  place
+	msg string
+}
+
+func (e *syntaxError) Error() string { return e.msg }
+
+func syntaxErrorf(at place, format string, args ...any) error {
+	return &syntaxError{at, fmt.Sprintf(format, args...)}
+}
+
+// parse reads one YAML document. Errors are *syntaxError.
+func parse(data []byte) (root *node, err error) {
+	start := place{line: 1, column: 1}
+	if len(data) > maxFileSize {
+		return nil, syntaxErrorf(start, "the file has %d bytes; a flow file has at most %d", len(data), maxFileSize)
+	}
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	if at, ok := badText(data); !ok {
+		return nil, syntaxErrorf(at, "the file is not text in UTF-8, or holds control characters")
+	}
+	// The parser is somebody else's and gets what anybody wrote.
+	defer func() {
+		if r := recover(); r != nil {
+			root, err = nil, syntaxErrorf(start, "the file cannot be read as YAML; remove parts of it to find the one at fault")
+		}
+	}()
+	tokens := lexer.Tokenize(string(data))
+	if err := checkTokens(tokens); err != nil {
+		return nil, err
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		var se *yaml.SyntaxError
+		if errors.As(err, &se) && se.Token != nil {
+			return nil, syntaxErrorf(placeOf(se.Token), "this is not YAML: %s", se.Message)
+		}
+		return nil, syntaxErrorf(start, "this is not YAML")
+	}
+	var body ast.Node
+	for _, d := range file.Docs {
+		if d.Body == nil {
+			continue
+		}
+		if body != nil {
+			return nil, syntaxErrorf(placeOf(d.Body.GetToken()), "a second document; a flow file holds one flow")
+		}
+		body = d.Body
+	}
+	if body == nil {
+		return &node{kind: mappingNode, at: start, end: start}, nil
+	}
+	return convert(body, 0)
+}
+
+// badText returns the place of the first byte that is not UTF-8 text.
+func badText(data []byte) (place, bool) {
+	at := place{line: 1, column: 1}
+	for len(data) > 0 {
+		r, n := utf8.DecodeRune(data)
+		if r == utf8.RuneError && n == 1 || r < ' ' && r != '\n' && r != '\r' && r != '\t' || r == 0x7f {
+			return at, false
+		}
+		data = data[n:]
+		at.column++
+		if r == '\n' {
+			at.line++
+			at.column = 1
+		}
+	}
+	return at, true
+}
+
+// checkTokens bounds what the recursive parser is given, and refuses the parts of
+// YAML that a flow file has no use for.
+func checkTokens(tokens token.Tokens) error {
+	var flowDepth, dashes, line int
+	var indents []int
+	for _, t := range tokens {
+		if t.Position == nil {
+			continue
+		}
+		at := placeOf(t)
+		switch t.Type { //nolint:exhaustive // the others are ordinary
+		case token.AnchorType, token.AliasType, token.MergeKeyType:
+			return syntaxErrorf(at, "anchors and aliases (&, *, <<) are not supported in flow files; write the value out")
+		case token.TagType:
+			return syntaxErrorf(at, "tags (!) are not supported in flow files; put the value in quotes if it is meant as text")
+		case token.DirectiveType:
+			return syntaxErrorf(at, "directives (%%) are not supported in flow files")
+		case token.MappingKeyType:
+			return syntaxErrorf(at, "complex keys (?) are not supported in flow files")
+		case token.MappingStartType, token.SequenceStartType:
+			flowDepth++
+		case token.MappingEndType, token.SequenceEndType:
+			flowDepth = max(0, flowDepth-1)
+		case token.InvalidType:
+			msg := t.Error
+			if msg == "" {
+				msg = "unexpected characters"
+			}
+			return syntaxErrorf(at, "this is not YAML: %s", msg)
+		}
+		if at.line != line {
+			line, dashes = at.line, 0
+			for len(indents) > 0 && indents[len(indents)-1] >= at.column {
+				indents = indents[:len(indents)-1]
+			}
+			indents = append(indents, at.column)
+		}
+		if t.Type == token.SequenceEntryType {
+			dashes++
+		}
+		if flowDepth+dashes+len(indents) > maxDepth+1 {
+			return syntaxErrorf(at, "the nesting is deeper than %d levels", maxDepth)
+		}
+	}
+	return nil
+}
+
+// placeOf is never without a line: some tokens of an empty file have none.
+func placeOf(t *token.Token) place {
+	if t == nil || t.Position == nil {
+		return place{line: 1, column: 1}
+	}
+	return place{line: max(1, t.Position.Line), column: max(1, t.Position.Column)}
+}
+
+// convert makes our nodes of the parser's.
+func convert(n ast.Node, depth int) (*node, error) {
+	tok := n.GetToken()
+	out := &node{at: placeOf(tok)}
+	if tok != nil && tok.Next != nil {
+		out.end = placeOf(tok.Next)
+	} else {
+		out.end = place{line: maxFileSize} // the last token hides all that follows
+	}
+	if depth > maxDepth {
+		return nil, syntaxErrorf(out.at, "the nesting is deeper than %d levels", maxDepth)
+	}
+	scalar := func(text string, plain bool) {
+		out.kind, out.text, out.raw, out.plain = scalarNode, text, text, plain
+	}
+	switch n := n.(type) {
+	case *ast.NullNode:
+		return out, nil
+	case *ast.StringNode:
+		plain := tok.Type != token.SingleQuoteType && tok.Type != token.DoubleQuoteType
+		scalar(n.Value, plain)
+	case *ast.LiteralNode:
+		scalar(n.Value.Value, false)
+		if next := n.Value.GetToken(); next != nil && next.Next != nil {
+			out.end = placeOf(next.Next)
+		} else {
+			out.end = place{line: maxFileSize}
+		}
+	case *ast.BoolNode, *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+		scalar(strings.TrimSpace(tok.Value), true)
+	case *ast.MappingNode:
+		out.kind = mappingNode
+		for _, v := range n.Values {
+			if err := out.addEntry(v, depth); err != nil {
+				return nil, err
+			}
+		}
+		if len(out.fields) > 0 && !n.IsFlowStyle {
+			out.at = out.fields[0].at
+		}
+	case *ast.MappingValueNode:
+		out.kind = mappingNode
+		if err := out.addEntry(n, depth); err != nil {
+			return nil, err
+		}
+		out.at = out.fields[0].at
+	case *ast.SequenceNode:
+		out.kind = sequenceNode
+		for _, v := range n.Values {
+			item, err := convert(v, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			out.items = append(out.items, item)
+		}
+	default:
+		return nil, syntaxErrorf(out.at, "this part of YAML is not supported in flow files")
+	}
+	return out, nil
+}
+
+func (n *node) addEntry(v *ast.MappingValueNode, depth int) error {
+	key := v.Key.GetToken()
+	at := placeOf(key)
+	switch v.Key.(type) {
+	case *ast.StringNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.NullNode, *ast.InfinityNode, *ast.NanNode:
+	default:
+		return syntaxErrorf(at, "this cannot be the name of a field")
+	}
+	if v.Value == nil {
+		n.fields = append(n.fields, entry{key.Value, at, &node{at: at, end: at}})
+		return nil
+	}
+	value, err := convert(v.Value, depth+1)
+	if err != nil {
+		return err
+	}
+	n.fields = append(n.fields, entry{strings.TrimSpace(key.Value), at, value})
+	return nil
+}

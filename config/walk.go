@@ -1,0 +1,459 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/flow"
+)
+
+// walker decodes a tree against a Spec. It goes on after every finding.
+type walker struct {
+	file     string
+	registry *connect.Registry
+	env      *interpolator
+	problems Problems
+	// places are where the fields were written, by path: the key and the value.
+	places map[string]written
+	// secrets are the values that no message may repeat.
+	secrets []string
+}
+
+type written struct {
+	key   place
+	value *node
+}
+
+func (w *walker) report(at place, path, hint, format string, args ...any) *Problem {
+	p := &Problem{File: w.file, Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...), Hint: hint}
+	if at.origin != "" {
+		p.File, p.Line, p.Column = at.origin, 0, 0
+	}
+	w.problems = append(w.problems, p)
+	return p
+}
+
+// join makes the path of a field.
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+// label is how a message names a path.
+func label(path string) string {
+	if path == "" {
+		return "a flow file"
+	}
+	return path
+}
+
+// value decodes n into v. f is the field that the value, or the list or map
+// around it, belongs to.
+func (w *walker) value(n *node, at place, f *connect.Field, t *connect.Type, v reflect.Value, path string) {
+	w.places[path] = written{at, n}
+	if n.kind == unknownNode {
+		return
+	}
+	if t.Pointer && v.Kind() == reflect.Pointer {
+		v.Set(reflect.New(t.Go))
+		v = v.Elem()
+	}
+	switch {
+	case n.kind == nullNode && (t.Kind == connect.KindStruct || t.Kind == connect.KindChoice):
+		n = &node{kind: mappingNode, at: n.at, end: n.end}
+	case n.kind == nullNode:
+		w.report(at, path, enumHint(f), "%s has no value; give one, or remove the line", path)
+		return
+	}
+	switch t.Kind {
+	case connect.KindStruct:
+		if w.expect(n, mappingNode, t, path) {
+			w.structure(n, at, t, v, path)
+		}
+	case connect.KindChoice:
+		w.choice(n, at, t, v, path)
+	case connect.KindList:
+		w.list(n, f, t, v, path)
+	case connect.KindMap:
+		if !w.expect(n, mappingNode, t, path) {
+			return
+		}
+		m := reflect.MakeMapWithSize(t.Go, len(n.fields))
+		for _, e := range w.unique(n, path) {
+			elem := reflect.New(t.Go.Elem()).Elem()
+			w.value(e.value, e.at, f, t.Elem, elem, join(path, e.key))
+			m.SetMapIndex(reflect.ValueOf(e.key).Convert(t.Go.Key()), elem)
+		}
+		v.Set(m)
+	case connect.KindString, connect.KindBool, connect.KindInt, connect.KindFloat, connect.KindDuration, connect.KindBytes, connect.KindSecret:
+		w.scalar(n, f, t, v, path)
+	}
+}
+
+func (w *walker) expect(n *node, kind nodeKind, t *connect.Type, path string) bool {
+	if n.kind == kind {
+		return true
+	}
+	if n.kind != unknownNode {
+		w.report(n.at, path, "", "%s wants %s, not %s", label(path), t.Want(), n.kind).covers = true
+	}
+	return false
+}
+
+// unique returns the entries of a mapping, and reports the keys that occur twice.
+func (w *walker) unique(n *node, path string) []entry {
+	seen := make(map[string]place, len(n.fields))
+	out := make([]entry, 0, len(n.fields))
+	for _, e := range n.fields {
+		if first, ok := seen[e.key]; ok {
+			w.report(e.at, join(path, e.key), "", "%q is given twice; the first is on line %d", e.key, first.line)
+			continue
+		}
+		seen[e.key] = e.at
+		out = append(out, e)
+	}
+	return out
+}
+
+func (w *walker) structure(n *node, at place, t *connect.Type, v reflect.Value, path string) {
+	for _, e := range w.unique(n, path) {
+		f := t.Field(e.key)
+		if f == nil {
+			w.unknown(e, t.FieldNames(), path, "field")
+			continue
+		}
+		w.value(e.value, e.at, f, f.Type, v.FieldByIndex(f.Index), join(path, f.Name))
+	}
+	for _, f := range t.Fields {
+		if f.Required && n.field(f.Name) == nil && !w.misspelt(path, f.Name) {
+			w.report(at, join(path, f.Name), f.Name+": "+f.Doc, "%s lacks %q", label(path), f.Name)
+		}
+	}
+}
+
+// misspelt says that an unknown field of the section was probably meant to be
+// the missing one: one finding is enough.
+func (w *walker) misspelt(path, name string) bool {
+	return slices.ContainsFunc(w.problems, func(p *Problem) bool { return p.meant == join(path, name) })
+}
+
+func parent(path string) string {
+	if i := strings.LastIndexByte(path, '.'); i >= 0 {
+		return path[:i]
+	}
+	return ""
+}
+
+func (w *walker) unknown(e entry, allowed []string, path, what string) {
+	mean, name := "", nearest(e.key, allowed)
+	if name != "" {
+		mean = fmt.Sprintf("; did you mean %q?", name)
+		name = join(path, name)
+	}
+	w.report(e.at, join(path, e.key), "allowed: "+orList(allowed), "%s has no %s %q%s", label(path), what, e.key, mean).meant = name
+}
+
+func (w *walker) choice(n *node, at place, t *connect.Type, v reflect.Value, path string) {
+	names := w.registry.Names(t.Role)
+	if n.kind == scalarNode {
+		if slices.Contains(names, n.text) {
+			n.public = true
+		}
+		w.report(n.at, path, fmt.Sprintf("like %s: {...}; allowed: %s", names[0], orList(names)),
+			"%s wants a mapping with the name of a connector and its fields", path).covers = true
+		return
+	}
+	if !w.expect(n, mappingNode, t, path) {
+		return
+	}
+	if len(n.fields) == 0 {
+		w.report(at, path, "allowed: "+orList(names), "%s names no connector", path).covers = true
+		return
+	}
+	var chosen *entry
+	for _, e := range w.unique(n, path) {
+		c := w.registry.Find(t.Role, e.key)
+		switch {
+		case c == nil:
+			w.unknown(e, names, path, "connector")
+		case chosen != nil:
+			w.report(e.at, join(path, e.key), "", "%s names a second connector; a flow has one, and %s is it since line %d", path, chosen.key, chosen.at.line)
+		default:
+			chosen = &e
+			cfg := c.NewConfig()
+			w.value(e.value, e.at, nil, c.Spec.Type, reflect.ValueOf(cfg).Elem(), join(path, c.Name))
+			v.Set(reflect.ValueOf(connect.Choice{Connector: c, Config: cfg}))
+		}
+	}
+}
+
+func (w *walker) list(n *node, f *connect.Field, t *connect.Type, v reflect.Value, path string) {
+	if t.Key != nil {
+		w.keyed(n, t, v, path)
+		return
+	}
+	if n.kind == scalarNode && n.computed && t.Elem.Scalar() { // ${KAFKA_BROKERS}
+		parts := strings.Split(n.text, ",")
+		split := &node{kind: sequenceNode, at: n.at, end: n.end}
+		for _, p := range parts {
+			item := *n
+			item.text = strings.TrimSpace(p)
+			split.items = append(split.items, &item)
+		}
+		n.public = !f.Secret && reference.MatchString(n.raw)
+		n = split
+	}
+	if n.kind != sequenceNode {
+		if n.kind == scalarNode && t.Elem.Scalar() {
+			n.public = !f.Secret
+			w.report(n.at, path, "write it in brackets: ["+elemExample(n, f)+"]", "%s wants a %s, not a single value", path, t).covers = true
+			return
+		}
+		w.expect(n, sequenceNode, t, path)
+		return
+	}
+	list := reflect.MakeSlice(t.Go, len(n.items), len(n.items))
+	for i, item := range n.items {
+		w.value(item, item.at, f, t.Elem, list.Index(i), join(path, strconv.Itoa(i)))
+	}
+	v.Set(list)
+	if f.Required && len(n.items) == 0 {
+		w.report(n.at, path, f.Name+": "+f.Doc, "%s must not be empty", path)
+	}
+}
+
+func elemExample(n *node, f *connect.Field) string {
+	if f.Secret || n.computed {
+		return "..."
+	}
+	return n.text
+}
+
+// keyed decodes a mapping into a slice of structs.
+func (w *walker) keyed(n *node, t *connect.Type, v reflect.Value, path string) {
+	if !w.expect(n, mappingNode, t, path) {
+		return
+	}
+	entries := w.unique(n, path)
+	list := reflect.MakeSlice(t.Go, len(entries), len(entries))
+	for i, e := range entries {
+		elem, at := list.Index(i), join(path, e.key)
+		if e.key == "" {
+			w.report(e.at, path, "", "%s has an empty name", path)
+			continue
+		}
+		st := elem
+		if t.Elem.Pointer {
+			elem.Set(reflect.New(t.Elem.Go))
+			st = elem.Elem()
+		}
+		st.FieldByIndex(t.Key.Index).SetString(e.key)
+		if e.value.kind == scalarNode && t.Short != nil {
+			w.places[at] = written{e.at, e.value}
+			w.value(e.value, e.at, t.Short, t.Short.Type, st.FieldByIndex(t.Short.Index), join(at, t.Short.Name))
+			continue
+		}
+		w.places[at] = written{e.at, e.value}
+		if e.value.kind == nullNode {
+			w.report(e.at, at, "", "%s has no value; give one, or remove the line", at)
+			continue
+		}
+		if e.value.kind != unknownNode && w.expect(e.value, mappingNode, t.Elem, at) {
+			w.structure(e.value, e.at, t.Elem, st, at)
+		}
+	}
+	v.Set(list)
+}
+
+func (w *walker) scalar(n *node, f *connect.Field, t *connect.Type, v reflect.Value, path string) {
+	if n.kind != scalarNode {
+		w.report(n.at, path, enumHint(f), "%s wants %s, not %s", path, t.Want(), n.kind).covers = true
+		return
+	}
+	secret := f.Secret || t.Kind == connect.KindSecret
+	n.public = !secret || n.computed && reference.MatchString(n.raw)
+	if secret {
+		w.secrets = append(w.secrets, secretParts(n.text)...)
+	}
+	if !n.plain && !n.computed && (t.Kind == connect.KindInt || t.Kind == connect.KindFloat || t.Kind == connect.KindBool) {
+		w.report(n.at, path, "remove the quotes", "%s wants %s, not text in quotes", path, t.Want())
+		return
+	}
+	field := *f
+	field.Type = t
+	field.Secret = secret || n.computed && n.at.origin == "" // what a variable holds is not shown
+	err := field.SetText(v, n.text)
+	var enum *connect.EnumError
+	switch {
+	case errors.As(err, &enum):
+		mean := ""
+		if name := nearest(enum.Text(), enum.Allowed); name != "" {
+			mean = fmt.Sprintf("; did you mean %q?", name)
+		}
+		w.report(n.at, path, "allowed: "+orList(enum.Allowed), "%s: %v%s", path, err, mean)
+		return
+	case err != nil:
+		w.report(n.at, path, boolHint(t, &field, n.text), "%s: %v", path, err)
+		return
+	}
+	switch {
+	case f.Required && t == f.Type && v.IsZero():
+		w.report(n.at, path, f.Name+": "+f.Doc, "%s must not be empty", path)
+	case f.Default != "" && t == f.Type && v.IsZero():
+		w.report(n.at, path, "leave the line out for the default", "%s cannot be %q: that stands for the default, %s", path, n.text, f.Default)
+	}
+}
+
+func boolHint(t *connect.Type, f *connect.Field, text string) string {
+	if t.Kind != connect.KindBool || f.Secret {
+		return ""
+	}
+	switch strings.ToLower(text) {
+	case "yes", "on", "y", "1", "true":
+		return "write true"
+	case "no", "off", "n", "0", "false":
+		return "write false"
+	}
+	return ""
+}
+
+func enumHint(f *connect.Field) string {
+	if f != nil && f.Enum != nil {
+		return "allowed: " + orList(f.Enum)
+	}
+	return ""
+}
+
+// finish fills in the defaults of a choice, completes it from the rest of the
+// flow and validates it. It reports whether nothing is wrong with it.
+func (w *walker) finish(c connect.Choice, role connect.Role, with connect.Context) bool {
+	if c.Connector == nil {
+		return false
+	}
+	path := join(string(role), c.Connector.Name)
+	v := reflect.ValueOf(c.Config).Elem()
+	c.Connector.Spec.Defaults(v)
+	w.fieldErrors(c.Connector.Complete(c.Config, with), path)
+	w.validate(c.Connector.Spec.Type, v, path)
+	return !w.faulty(path)
+}
+
+// validate calls Validate on v and the structs in it, inner ones first.
+func (w *walker) validate(t *connect.Type, v reflect.Value, path string) {
+	if v.Kind() == reflect.Pointer {
+		if v.IsNil() {
+			return
+		}
+		v = v.Elem()
+	}
+	switch t.Kind {
+	case connect.KindStruct:
+		for _, f := range t.Fields {
+			w.validate(f.Type, v.FieldByIndex(f.Index), join(path, f.Name))
+		}
+		if val, ok := v.Addr().Interface().(interface{ Validate() error }); ok {
+			w.fieldErrors(val.Validate(), path)
+		}
+	case connect.KindList:
+		for i := range v.Len() {
+			name := strconv.Itoa(i)
+			if t.Key != nil && v.Index(i).Kind() == reflect.Struct {
+				name = v.Index(i).FieldByIndex(t.Key.Index).String()
+			}
+			w.validate(t.Elem, v.Index(i), join(path, name))
+		}
+	default: // maps hold values that cannot be addressed, scalars have nothing to say
+	}
+}
+
+// fieldErrors reports the FieldErrors in err, and what else it holds, where the
+// fields are. Fields that have a finding already are left out.
+func (w *walker) fieldErrors(err error, path string) {
+	if err == nil {
+		return
+	}
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range many.Unwrap() {
+			w.fieldErrors(e, path)
+		}
+		return
+	}
+	var fe *connect.FieldError
+	if !errors.As(err, &fe) {
+		if !w.faulty(path) {
+			w.report(w.placeOf(path), path, "", "%s: %v", label(path), err)
+		}
+		return
+	}
+	full := path
+	if fe.Path != "" {
+		full = join(path, strings.NewReplacer("[", ".", "]", "").Replace(fe.Path))
+	}
+	if !w.covered(full) {
+		w.report(w.placeOf(full), full, "", "%s: %v", label(full), fe.Err)
+	}
+}
+
+// placeOf is where the field is, or the nearest section around it that is
+// written in the file.
+func (w *walker) placeOf(path string) place {
+	for p := path; ; p = parent(p) {
+		if at, ok := w.places[p]; ok {
+			if p == path && at.value.kind == scalarNode {
+				return at.value.at
+			}
+			return at.key
+		}
+		if p == "" {
+			return place{line: 1, column: 1}
+		}
+	}
+}
+
+// faulty says that there is a finding at the path or below it.
+func (w *walker) faulty(path string) bool {
+	for p, at := range w.places {
+		if at.value.kind == unknownNode && (p == path || strings.HasPrefix(p, path+".")) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(w.problems, func(p *Problem) bool {
+		return path == "" || p.Path == path || strings.HasPrefix(p.Path, path+".")
+	})
+}
+
+// covered says that there is a finding at the path, around it or below it, so that
+// another one would only repeat it.
+func (w *walker) covered(path string) bool {
+	return w.faulty(path) || slices.ContainsFunc(w.problems, func(p *Problem) bool {
+		return p.covers && strings.HasPrefix(path, p.Path+".") || p.meant == path
+	})
+}
+
+// fields are the columns that a decoder makes.
+func (w *walker) fields(c connect.Choice) []flow.Field {
+	made, err := c.Connector.NewDecoder(c.Config)
+	if err != nil {
+		w.fieldErrors(unwrapConstruct(err), join(string(connect.RoleDecode), c.Connector.Name))
+		return nil
+	}
+	if s, ok := made.(flow.Schemer); ok {
+		return s.Fields()
+	}
+	return nil
+}
+
+// unwrapConstruct drops the name of the connector, which the path says already.
+func unwrapConstruct(err error) error {
+	if inner := errors.Unwrap(err); inner != nil {
+		return inner
+	}
+	return err
+}
