@@ -1,0 +1,218 @@
+package kafka
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/failpoint"
+)
+
+type offsets = map[string]map[int32]kgo.Offset
+
+// onAssigned is kgo's AdjustFetchOffsetsFn: kgo calls it with the partitions
+// that are new to this process and what the group has committed of them, reads
+// each from the answer on, and never reads those that the answer lacks.
+//
+// An error ends the group session, so the only one returned is that of ctx: the
+// assignment has ended already. kgo then calls again, in the next session,
+// with the partitions that are still ours.
+func (s *Source) onAssigned(ctx context.Context, in offsets) (offsets, error) {
+	parts, group := assigned(in)
+	if len(parts) == 0 {
+		return in, nil
+	}
+	infos, err := s.describeAssigned(ctx, parts, group)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.gate.closeAndWait(ctx); err != nil {
+		return nil, err
+	}
+	defer s.gate.open()
+	s.own(infos)
+	positions, err := s.in.Assigned(ctx, infos)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err() // even if the engine has answered for some
+	case err != nil:
+		s.fail(err)
+		return offsets{}, nil
+	case len(positions) != len(infos):
+		s.fail(flow.Fatal(fmt.Errorf("kafka: %d positions for %d partitions", len(positions), len(infos))))
+		return offsets{}, nil
+	}
+	lost, err := s.checkDiverged(ctx, positions)
+	if err != nil {
+		return nil, err
+	}
+	return s.accept(infos, positions, lost), nil
+}
+
+// assigned lists what kgo passes to AdjustFetchOffsetsFn.
+func assigned(in offsets) ([]flow.Partition, map[flow.Partition]committed) {
+	var parts []flow.Partition
+	group := map[flow.Partition]committed{}
+	for t, ps := range in {
+		for id, o := range ps {
+			p := flow.Partition{Topic: t, ID: id}
+			parts = append(parts, p)
+			if eo := o.EpochOffset(); eo.Offset >= 0 {
+				group[p] = committed{eo.Offset, eo.Epoch}
+			}
+		}
+	}
+	slices.SortFunc(parts, func(a, b flow.Partition) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.ID, b.ID))
+	})
+	return parts, group
+}
+
+func (s *Source) describeAssigned(ctx context.Context, parts []flow.Partition, group map[flow.Partition]committed) ([]flow.PartitionInfo, error) {
+	var names []string
+	for _, p := range parts {
+		if len(names) == 0 || names[len(names)-1] != p.Topic {
+			names = append(names, p.Topic)
+		}
+	}
+	var infos []flow.PartitionInfo
+	err := s.persist(ctx, func(ctx context.Context, c *cluster) error {
+		_, details, err := c.topics(ctx, names, nil)
+		if err != nil {
+			return err
+		}
+		infos, err = c.describe(ctx, &s.cfg, details, parts, group)
+		return err
+	})
+	return infos, err
+}
+
+// checkDiverged returns the positions that a leader without all records has
+// cut off, with the offset where the logs part.
+func (s *Source) checkDiverged(ctx context.Context, positions []flow.Position) (lost map[flow.Partition]int64, err error) {
+	err = s.persist(ctx, func(ctx context.Context, c *cluster) error {
+		lost, err = c.diverged(ctx, positions)
+		return err
+	})
+	return lost, err
+}
+
+// persist asks the cluster again and again until it answers or ctx ends. What
+// no retry helps against is left for Read to return.
+func (s *Source) persist(ctx context.Context, ask func(context.Context, *cluster) error) error {
+	const first, longest = 100 * time.Millisecond, 5 * time.Second
+	for wait := first; ; wait = min(2*wait, longest) {
+		c, err := s.connect()
+		if err == nil {
+			askCtx, cancel := context.WithTimeout(ctx, answerTimeout)
+			err = ask(askCtx, c)
+			cancel()
+		}
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case flow.ClassOf(err) == flow.ClassFatal:
+			s.fail(err)
+		}
+		s.log.Warn("cannot take over partitions yet; trying again", slog.Duration("wait", wait), slog.Any("error", err))
+		if !sleep(ctx, wait) {
+			return ctx.Err()
+		}
+	}
+}
+
+// own notes the partitions as this process's, not paused.
+func (s *Source) own(infos []flow.PartitionInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, info := range infos {
+		s.parts[info.Partition] = &partition{Partition: info.Partition, topicID: info.TopicID, next: info.Start, stopped: true}
+	}
+}
+
+// accept turns the engine's answers into kgo's. Partitions whose position
+// cannot be had or is lost are left out: kgo never reads them.
+func (s *Source) accept(infos []flow.PartitionInfo, positions []flow.Position, lost map[flow.Partition]int64) offsets {
+	out := offsets{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, pos := range positions {
+		p := s.parts[infos[i].Partition]
+		if p == nil || pos.Offset < 0 {
+			continue
+		}
+		if end, ok := lost[p.Partition]; ok {
+			pos.TopicID = infos[i].TopicID
+			s.failures = append(s.failures, &flow.PositionLostError{Position: pos, Begin: infos[i].Begin, End: end})
+			defer s.gate.wake()
+			continue
+		}
+		p.next, p.stopped, p.fresh = pos.Offset, false, true
+		if out[p.Topic] == nil {
+			out[p.Topic] = map[int32]kgo.Offset{}
+		}
+		// Without an epoch: we have compared it, and kgo begins at once.
+		out[p.Topic][p.ID] = kgo.NewOffset().At(pos.Offset).WithEpoch(-1)
+	}
+	return out
+}
+
+func (s *Source) onRevoked(ctx context.Context, _ *kgo.Client, lost map[string][]int32) {
+	s.revoke(ctx, lost, false)
+}
+
+func (s *Source) onLost(ctx context.Context, _ *kgo.Client, lost map[string][]int32) {
+	s.revoke(ctx, lost, true)
+}
+
+// revoke gives partitions up. kgo has dropped what it had fetched of them, and
+// calls only while no Read delivers; the gate keeps the next Read where it
+// can see its context end.
+func (s *Source) revoke(ctx context.Context, revoked map[string][]int32, lost bool) {
+	var ps []flow.Partition
+	s.mu.Lock()
+	for t, ids := range revoked {
+		for _, id := range ids {
+			if p := (flow.Partition{Topic: t, ID: id}); s.parts[p] != nil {
+				ps = append(ps, p)
+			}
+		}
+	}
+	s.mu.Unlock()
+	if len(ps) == 0 {
+		return
+	}
+	failpoint.Hit("source.revoke")
+	s.gate.close()
+	defer s.gate.open()
+	s.in.Revoked(ctx, ps, lost)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range ps {
+		delete(s.parts, p)
+		delete(s.paused, p)
+	}
+	if s.cl != nil { // kgo would keep them paused for their next assignment
+		s.cl.ResumeFetchPartitions(byTopic(ps))
+	}
+}
+
+// sleep returns false when ctx ends before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,383 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/flow"
+)
+
+// DeadLetterConfig is the configuration of DeadLetters.
+type DeadLetterConfig struct {
+	Connection
+
+	Topic       string `yaml:"topic" required:"true" doc:"Topic that receives the dead letters."`
+	Create      bool   `yaml:"create" doc:"Create the topic if it does not exist, with the size limit of the source's topics."`
+	Partitions  int32  `yaml:"partitions" doc:"Partitions of a topic that is created. Default: as many as the source's largest topic."`
+	Replication int32  `yaml:"replication" doc:"Replicas of a topic that is created. Default: the cluster's."`
+
+	// Source is the flow's source, if it is Kafka: its topics must not contain
+	// Topic, and their records must fit. Complete sets it.
+	Source *SourceConfig `yaml:"-"`
+	// Logger is told what could not be checked; nil: slog.Default().
+	Logger *slog.Logger `yaml:"-"`
+}
+
+// Complete takes the connection from the flow's Kafka source where none is
+// configured. For the registry.
+func (c *DeadLetterConfig) Complete(with connect.Context) error {
+	source, ok := with.Source.(*SourceConfig)
+	if !ok || source == nil {
+		return nil
+	}
+	c.Source = source
+	if c.unset() {
+		id := c.ClientID
+		c.Connection = source.Connection
+		if id != "" {
+			c.ClientID = id
+		}
+	}
+	return nil
+}
+
+// Validate refuses impossible combinations with a *connect.FieldError.
+func (c *DeadLetterConfig) Validate() error {
+	if len(c.Brokers) == 0 {
+		return connect.Errorf("brokers", "name at least one broker, as host:port: the source gives none")
+	}
+	if err := c.Connection.Validate(); err != nil {
+		return err
+	}
+	switch {
+	case !topicName.MatchString(c.Topic):
+		return connect.Errorf("topic", "%q is not a topic's name: want 1 to 249 letters, digits, dots, dashes or underscores", c.Topic)
+	case !c.Create && (c.Partitions != 0 || c.Replication != 0):
+		return connect.Errorf("create", "partitions and replication are those of a topic that is created; set create: true, or remove them")
+	case c.Partitions < 0:
+		return connect.Errorf("partitions", "%d is not a number of partitions", c.Partitions)
+	case c.Replication < 0 || c.Replication > 1<<15-1:
+		return connect.Errorf("replication", "%d is not a number of replicas", c.Replication)
+	}
+	return nil
+}
+
+// DeadLetters writes dead letters to a topic: at least once, durable on all
+// in-sync replicas, those of one source partition in order in one partition.
+type DeadLetters struct {
+	cfg DeadLetterConfig
+	log *slog.Logger
+
+	// turn holds one token: whoever has it puts. Letters of one Put at a time
+	// keep every produced batch below the topic's size limit.
+	turn chan struct{}
+	// Set by Open.
+	flow       string
+	admin      *cluster
+	cl         *kgo.Client
+	partitions int32
+	limit      int // max.message.bytes of the topic; 0 if not known
+}
+
+var _ flow.DeadLetterQueue = (*DeadLetters)(nil)
+
+// NewDeadLetters makes the queue. It connects to nothing.
+func NewDeadLetters(cfg DeadLetterConfig) (*DeadLetters, error) {
+	connect.Defaults(&cfg)
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	d := &DeadLetters{cfg: cfg, log: cfg.Logger, turn: make(chan struct{}, 1)}
+	if d.log == nil {
+		d.log = slog.Default()
+	}
+	return d, nil
+}
+
+// Open implements flow.DeadLetterQueue. It may be called again after an error.
+func (d *DeadLetters) Open(ctx context.Context, setup flow.Setup) error {
+	d.free()
+	ctx, cancel := context.WithTimeout(ctx, 2*answerTimeout)
+	defer cancel()
+	opts, err := d.cfg.options(d.log)
+	if err != nil {
+		return flow.Fatal(err)
+	}
+	d.flow = setup.Flow
+	if d.admin, err = newCluster(&d.cfg.Connection, opts); err != nil {
+		return err
+	}
+	source, err := d.lookAtSource(ctx)
+	if err != nil {
+		return err
+	}
+	id, err := d.lookAtTopic(ctx, source)
+	if err != nil {
+		return err
+	}
+	if source != nil && source.clusterID == id && slices.Contains(source.topics, d.cfg.Topic) {
+		return flow.Fatal(fmt.Errorf("kafka: %s is the dead-letter topic and one of the %s that the flow reads: a dead letter would come back as a record; "+
+			"use another topic, or a pattern that does not match it", d.cfg.Topic, d.cfg.Source.what()))
+	}
+	if source != nil && d.limit > 0 && d.limit < source.limit {
+		return flow.Fatal(fmt.Errorf("kafka: dead-letter topic %s takes messages up to %d bytes (max.message.bytes), but source topic %s has up to %d: "+
+			"a large record could never become a dead letter; raise the limit of %s to at least %d",
+			d.cfg.Topic, d.limit, source.largest, source.limit, d.cfg.Topic, source.limit))
+	}
+	d.cl, err = kgo.NewClient(append(slices.Clone(opts),
+		kgo.DefaultProduceTopic(d.cfg.Topic),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		// The source's batches may be compressed: a record that is larger than the
+		// topic's limit has to be, too.
+		kgo.ProducerBatchCompression(kgo.ZstdCompression(), kgo.NoCompression()),
+		kgo.ProducerLinger(0),
+		// One letter is one batch if it is large; the broker judges its size.
+		kgo.BrokerMaxWriteBytes(1<<30), kgo.ProducerBatchMaxBytes(1<<30-1<<20),
+		kgo.RecordDeliveryTimeout(time.Minute))...)
+	if err != nil {
+		return flow.Fatal(fmt.Errorf("kafka: %w", err))
+	}
+	return nil
+}
+
+// sourceTopics is what the checks need to know of the flow's source.
+type sourceTopics struct {
+	clusterID  string
+	topics     []string
+	partitions int32  // of the largest
+	limit      int    // largest max.message.bytes; 0 if not known
+	largest    string // the topic that has it
+}
+
+func (d *DeadLetters) lookAtSource(ctx context.Context) (*sourceTopics, error) {
+	src := d.cfg.Source
+	if src == nil {
+		return nil, nil
+	}
+	opts, err := src.options(d.log)
+	if err != nil {
+		return nil, flow.Fatal(err)
+	}
+	c, err := newCluster(&src.Connection, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	var pattern *regexp.Regexp
+	if src.Pattern != "" {
+		if pattern, err = regexp.Compile(src.Pattern); err != nil {
+			return nil, flow.Fatal(err)
+		}
+	}
+	id, details, err := c.topics(ctx, src.Topics, pattern)
+	if err != nil {
+		return nil, err
+	}
+	out := &sourceTopics{clusterID: id, topics: details.Names()}
+	if pattern != nil && pattern.MatchString(d.cfg.Topic) {
+		out.topics = append(out.topics, d.cfg.Topic) // even if it is yet to be created
+	}
+	for _, t := range details {
+		out.partitions = max(out.partitions, int32(len(t.Partitions))) //nolint:gosec // a number of partitions
+	}
+	limits, err := d.limits(ctx, c, details.Names())
+	for t, n := range limits {
+		if n > out.limit {
+			out.limit, out.largest = n, t
+		}
+	}
+	return out, err
+}
+
+// lookAtTopic finds, or creates, the topic and returns its cluster's id.
+func (d *DeadLetters) lookAtTopic(ctx context.Context, source *sourceTopics) (string, error) {
+	topic := d.cfg.Topic
+	md, err := d.admin.adm.Metadata(kadm.WithAuthorizedOps(ctx), topic)
+	if err != nil {
+		return "", d.cfg.explain("looking for dead-letter topic "+topic, err)
+	}
+	t := md.Topics[topic]
+	switch {
+	case errors.Is(t.Err, kerr.UnknownTopicOrPartition) && d.cfg.Create:
+		return md.Cluster, d.create(ctx, source)
+	case errors.Is(t.Err, kerr.UnknownTopicOrPartition):
+		return "", flow.Fatal(fmt.Errorf("kafka: dead-letter topic %s does not exist (brokers %s), or %s may not see it; create it, or set create: true",
+			topic, d.cfg.addresses(), d.cfg.principal()))
+	case t.Err != nil:
+		return "", d.cfg.explain("looking for dead-letter topic "+topic, t.Err)
+	case len(t.AuthorizedOperations) > 0 && !slices.Contains(t.AuthorizedOperations, kadm.OpWrite):
+		return "", flow.Fatal(d.mayNotWrite(kerr.TopicAuthorizationFailed))
+	}
+	d.partitions = int32(len(t.Partitions)) //nolint:gosec // a number of partitions
+	limits, err := d.limits(ctx, d.admin, []string{topic})
+	d.limit = limits[topic]
+	return md.Cluster, err
+}
+
+func (d *DeadLetters) create(ctx context.Context, source *sourceTopics) error {
+	topic := d.cfg.Topic
+	d.partitions = max(d.cfg.Partitions, 1)
+	configs := map[string]*string{}
+	if source != nil {
+		if d.cfg.Partitions == 0 {
+			d.partitions = max(source.partitions, 1)
+		}
+		if source.limit > 0 {
+			limit := strconv.Itoa(source.limit)
+			configs["max.message.bytes"] = &limit
+			d.limit = source.limit
+		}
+	}
+	replication := int16(-1)
+	if d.cfg.Replication > 0 {
+		replication = int16(d.cfg.Replication) //nolint:gosec // Validate bounds it
+	}
+	resp, err := d.admin.adm.CreateTopic(ctx, d.partitions, replication, configs, topic)
+	if err == nil {
+		err = resp.Err
+	}
+	switch {
+	case errors.Is(err, kerr.TopicAlreadyExists):
+		return flow.Transient(fmt.Errorf("kafka: dead-letter topic %s was created by somebody else just now", topic))
+	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
+		return flow.Fatal(fmt.Errorf("kafka: creating dead-letter topic %s: %w; %s may not create it: grant it Create on the topic, or create it yourself",
+			topic, err, d.cfg.principal()))
+	}
+	return d.cfg.explain("creating dead-letter topic "+topic, err)
+}
+
+// limits returns max.message.bytes of the topics. Without the right to see it
+// there is a warning and no number: the check is left to the broker, which
+// refuses what is too large; the flow stops then.
+func (d *DeadLetters) limits(ctx context.Context, c *cluster, topics []string) (map[string]int, error) {
+	if len(topics) == 0 {
+		return nil, nil
+	}
+	configs, err := c.adm.DescribeTopicConfigs(ctx, topics...)
+	if err == nil {
+		for _, rc := range configs {
+			if err == nil && rc.Err != nil {
+				err = rc.Err
+			}
+		}
+	}
+	switch {
+	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
+		d.log.Warn("cannot check that large records fit into the dead-letter topic: the right DescribeConfigs is missing",
+			slog.String("dead_letter_topic", d.cfg.Topic), slog.Any("topics", topics), slog.String("principal", c.conn.principal()))
+		return nil, nil
+	case err != nil:
+		return nil, c.conn.explain("asking for max.message.bytes of "+strings.Join(topics, ", "), err)
+	}
+	out := map[string]int{}
+	for _, rc := range configs {
+		for _, e := range rc.Configs {
+			if n, err := strconv.Atoi(e.MaybeValue()); e.Key == "max.message.bytes" && err == nil {
+				out[rc.Name] = n
+			}
+		}
+	}
+	return out, nil
+}
+
+// Put implements flow.DeadLetterQueue.
+func (d *DeadLetters) Put(ctx context.Context, letters []flow.DeadLetter) error {
+	if d.cl == nil {
+		return flow.Fatal(errors.New("kafka: the dead-letter queue is not open"))
+	}
+	select {
+	case d.turn <- struct{}{}:
+		defer func() { <-d.turn }()
+	case <-ctx.Done():
+		return d.putError(ctx.Err())
+	}
+	// What is produced together may become one batch. Half of the limit leaves
+	// room for its framing; a letter that alone is larger goes alone, and
+	// passes if it was within the limit, compressed, where it comes from.
+	limit := 512 << 10
+	if d.limit > 0 {
+		limit = d.limit / 2
+	}
+	var chunk []*kgo.Record
+	size := 0
+	for i := range letters {
+		r := letterRecord(&letters[i], d.flow)
+		r.Partition = letters[i].ID % d.partitions
+		n := recordSize(r)
+		if len(chunk) > 0 && size+n > limit {
+			if err := d.produce(ctx, chunk); err != nil {
+				return err
+			}
+			chunk, size = nil, 0
+		}
+		chunk, size = append(chunk, r), size+n
+	}
+	return d.produce(ctx, chunk)
+}
+
+// produce returns when all records are durable, or ctx ends. kgo may deliver
+// what it holds then; that is why records are copies, and letters have an id.
+func (d *DeadLetters) produce(ctx context.Context, records []*kgo.Record) error {
+	results := make(chan error, len(records))
+	for _, r := range records {
+		d.cl.Produce(ctx, r, func(_ *kgo.Record, err error) { results <- err })
+	}
+	for range records {
+		select {
+		case err := <-results:
+			if err != nil {
+				return d.putError(err)
+			}
+		case <-ctx.Done():
+			return d.putError(ctx.Err())
+		}
+	}
+	return nil
+}
+
+func (d *DeadLetters) putError(err error) error {
+	doing := "writing to dead-letter topic " + d.cfg.Topic
+	switch {
+	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
+		return flow.Fatal(fmt.Errorf("kafka: %s: %w; raise its max.message.bytes (now %d) above the largest record of the source", doing, err, d.limit))
+	case errors.Is(err, kerr.TopicAuthorizationFailed):
+		return flow.Fatal(d.mayNotWrite(err))
+	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries), errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
+		return flow.Transient(fmt.Errorf("kafka: %s (brokers %s): %w; check that the topic exists and has enough in-sync replicas", doing, d.cfg.addresses(), err))
+	}
+	return d.cfg.explain(doing, err)
+}
+
+func (d *DeadLetters) mayNotWrite(err error) error {
+	return fmt.Errorf("kafka: writing to dead-letter topic %s: %w; %s may not do this: grant it Write on the topic", d.cfg.Topic, err, d.cfg.principal())
+}
+
+// Close implements flow.DeadLetterQueue.
+func (d *DeadLetters) Close(context.Context) error {
+	d.free()
+	return nil
+}
+
+func (d *DeadLetters) free() {
+	if d.cl != nil {
+		d.cl.Close()
+		d.cl = nil
+	}
+	if d.admin != nil {
+		d.admin.close()
+		d.admin = nil
+	}
+}
