@@ -167,19 +167,22 @@ func (o *overrides) set(n *node, t *connect.Type, names []string, path, value st
 		next = t.Elem
 	default:
 		o.w.report(at, path, "", "%s is a %s and has no fields", parent(path), t)
+		if n.kind == nullNode {
+			n.kind = unknownNode
+		}
 		return
 	}
 	if n.kind != mappingNode {
-		if n.kind == scalarNode && t.Key != nil { // a column in its short form keeps its type
-			short := *n
-			n.fields = []entry{{t.Short.Name, n.at, &short}}
-		}
-		n.kind = mappingNode
+		*n = node{kind: mappingNode, at: n.at, end: n.end}
 	}
 	e := n.field(name)
 	if e == nil {
 		n.fields = append(n.fields, entry{name, at, &node{at: at}})
 		e = &n.fields[len(n.fields)-1]
+	}
+	if t.Short != nil && e.value.kind == scalarNode && len(names) > 1 { // a column in its short form keeps its type
+		short := *e.value
+		*e.value = node{kind: mappingNode, at: short.at, end: short.end, fields: []entry{{t.Short.Name, short.at, &short}}}
 	}
 	o.set(e.value, next, names[1:], path, value, at)
 }

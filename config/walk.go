@@ -101,10 +101,28 @@ func (w *walker) expect(n *node, kind nodeKind, t *connect.Type, path string) bo
 	if n.kind == kind {
 		return true
 	}
+	reveal(n, nil, t)
 	if n.kind != unknownNode {
 		w.report(n.at, path, "", "%s wants %s, not %s", label(path), t.Want(), n.kind).covers = true
 	}
 	return false
+}
+
+// reveal lets a value be shown that was not decoded, if nothing in its type is
+// secret.
+func reveal(n *node, f *connect.Field, t *connect.Type) {
+	if f != nil && f.Secret || hasSecret(t) {
+		return
+	}
+	n.scalars(func(s *node) { s.public = true })
+}
+
+func hasSecret(t *connect.Type) bool {
+	if t == nil {
+		return false
+	}
+	return t.Kind == connect.KindSecret || t.Kind == connect.KindChoice || hasSecret(t.Elem) ||
+		slices.ContainsFunc(t.Fields, func(f *connect.Field) bool { return f.Secret || hasSecret(f.Type) })
 }
 
 // unique returns the entries of a mapping, and reports the keys that occur twice.
@@ -123,10 +141,18 @@ func (w *walker) unique(n *node, path string) []entry {
 }
 
 func (w *walker) structure(n *node, at place, t *connect.Type, v reflect.Value, path string) {
+	for _, e := range n.fields { // the second of two is not decoded
+		if f := t.Field(e.key); f != nil {
+			reveal(e.value, f, f.Type)
+		}
+	}
 	for _, e := range w.unique(n, path) {
 		f := t.Field(e.key)
 		if f == nil {
 			w.unknown(e, t.FieldNames(), path, "field")
+			if meant := t.Field(nearest(e.key, t.FieldNames())); meant != nil {
+				reveal(e.value, meant, meant.Type)
+			}
 			continue
 		}
 		w.value(e.value, e.at, f, f.Type, v.FieldByIndex(f.Index), join(path, f.Name))
@@ -274,6 +300,7 @@ func (w *walker) keyed(n *node, t *connect.Type, v reflect.Value, path string) {
 
 func (w *walker) scalar(n *node, f *connect.Field, t *connect.Type, v reflect.Value, path string) {
 	if n.kind != scalarNode {
+		reveal(n, f, t)
 		w.report(n.at, path, enumHint(f), "%s wants %s, not %s", path, t.Want(), n.kind).covers = true
 		return
 	}
@@ -433,7 +460,7 @@ func (w *walker) faulty(path string) bool {
 // another one would only repeat it.
 func (w *walker) covered(path string) bool {
 	return w.faulty(path) || slices.ContainsFunc(w.problems, func(p *Problem) bool {
-		return p.covers && strings.HasPrefix(path, p.Path+".") || p.meant == path
+		return p.covers && (p.Path == "" || strings.HasPrefix(path, p.Path+".")) || p.meant == path
 	})
 }
 

@@ -48,9 +48,11 @@ type Source[C any] struct {
 	New func(cfg C) (flow.Source, error)
 	// Complete, if set, takes what cfg lacks from the rest of the flow, and
 	// refuses what does not fit to it with a *FieldError (or several, joined).
-	// It runs before cfg.Validate.
+	// It runs before cfg.Validate. Default: cfg's own method Complete, if it has one.
 	Complete func(cfg *C, with Context) error
 }
+
+type completer interface{ Complete(with Context) error }
 
 // Decoder describes a decoder. New is called once per lane.
 type Decoder[C any] struct {
@@ -134,10 +136,13 @@ func newConnector[C, P any](role Role, name, doc string, build func(C) (P, error
 	c := &Connector{Role: role, Name: name, Doc: doc, Spec: spec, config: reflect.TypeFor[C]()}
 	c.build = func(cfg any) (any, error) { return build(*cfg.(*C)) }
 	c.complete = func(cfg any, with Context) error {
-		if complete == nil {
-			return nil
+		if complete != nil {
+			return complete(cfg.(*C), with)
 		}
-		return complete(cfg.(*C), with)
+		if own, ok := cfg.(completer); ok {
+			return own.Complete(with)
+		}
+		return nil
 	}
 	return c, nil
 }
@@ -230,4 +235,26 @@ func (r *Registry) Names(role Role) []string {
 		out = append(out, c.Name)
 	}
 	return out
+}
+
+// CheckKey refuses a mode of writing that needs a key without one, and key
+// columns that the decoder does not make. The fields are called mode and key.
+func CheckKey(mode string, key []string, with Context) error {
+	if (mode == "ignore" || mode == "upsert") && len(key) == 0 {
+		return Errorf("key", "mode %s needs to know by which columns a row is recognised, like key: [device_id, seq]", mode)
+	}
+	if with.Fields == nil {
+		return nil
+	}
+	var errs []error
+	for i, k := range key {
+		if !slices.ContainsFunc(with.Fields, func(f flow.Field) bool { return f.Name == k }) {
+			names := make([]string, len(with.Fields))
+			for j, f := range with.Fields {
+				names[j] = f.Name
+			}
+			errs = append(errs, Errorf(fmt.Sprintf("key.%d", i), "there is no column %q; the columns are %s", k, strings.Join(names, ", ")))
+		}
+	}
+	return errors.Join(errs...)
 }
