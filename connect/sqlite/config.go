@@ -1,0 +1,76 @@
+package sqlite
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/penstockdev/penstock/connect"
+)
+
+// The modes of writing.
+const (
+	ModeAppend = "append"
+	ModeIgnore = "ignore"
+	ModeUpsert = "upsert"
+)
+
+// SinkConfig configures the sink.
+type SinkConfig struct {
+	Path  string `yaml:"path" required:"true" doc:"The database file. It is created if it does not exist; its directory is not."`
+	Table string `yaml:"table" required:"true" doc:"The table that rows are written to."`
+
+	Mode string `yaml:"mode" default:"append" enum:"append,ignore,upsert" doc:"append inserts every row; ignore leaves out rows whose key exists; upsert replaces the row with the same key, and a tombstone deletes it."`
+	// Key needs a primary key or a unique index over exactly these columns in
+	// the modes ignore and upsert; with create_table it becomes the primary key.
+	Key []string `yaml:"key" doc:"The columns that identify a row. Required for ignore and upsert; the primary key of a table that is created."`
+
+	CreateTable bool `yaml:"create_table" doc:"Create the table from the decoded columns if it does not exist."`
+	Strict      bool `yaml:"strict" doc:"Create the table as STRICT (needs SQLite 3.37 in everything that reads the file)."`
+
+	DeadLetterTable string `yaml:"dead_letter_table" default:"penstock_dead_letter" doc:"The table that takes records which cannot be decoded or written. It is created if it does not exist."`
+
+	Synchronous string        `yaml:"synchronous" default:"full" enum:"full,normal" doc:"full: a batch survives the loss of power when it is committed. normal: one fsync per checkpoint of the WAL instead of one per batch; the loss of power may undo the last batches together with their positions, and they are read again."`
+	BusyTimeout time.Duration `yaml:"busy_timeout" default:"5s" doc:"How long a write waits for another process that holds the database before it counts as failed and is retried."`
+	Cache       connect.Bytes `yaml:"cache" default:"32MiB" doc:"Memory for the database's pages."`
+}
+
+// Validate refuses what cannot work.
+func (c *SinkConfig) Validate() error {
+	switch {
+	case c.Path == "":
+		return connect.Errorf("path", "the database file is required, like telemetry.db")
+	case strings.HasPrefix(c.Path, ":memory:"), strings.HasPrefix(c.Path, "file:"), strings.ContainsRune(c.Path, 0):
+		return connect.Errorf("path", "want the path of a file, not %q: the positions must survive the process", c.Path)
+	case c.Table == "":
+		return connect.Errorf("table", "the table is required")
+	case reserved(c.Table):
+		return connect.Errorf("table", "%q is reserved: names that begin with sqlite_ or penstock_ are not for data", c.Table)
+	case !slices.Contains([]string{ModeAppend, ModeIgnore, ModeUpsert}, c.Mode):
+		return connect.Errorf("mode", "%q is none of append, ignore, upsert", c.Mode)
+	case c.Mode != ModeAppend && len(c.Key) == 0:
+		return connect.Errorf("key", "mode %s needs the columns that identify a row", c.Mode)
+	case strings.EqualFold(c.DeadLetterTable, c.Table):
+		return connect.Errorf("dead_letter_table", "is the table of the data; dead letters need one of their own")
+	case strings.EqualFold(c.DeadLetterTable, flowTable), strings.EqualFold(c.DeadLetterTable, checkpointTable),
+		strings.HasPrefix(strings.ToLower(c.DeadLetterTable), "sqlite_"):
+		return connect.Errorf("dead_letter_table", "%q is reserved", c.DeadLetterTable)
+	case c.Synchronous != "full" && c.Synchronous != "normal":
+		return connect.Errorf("synchronous", "%q is neither full nor normal", c.Synchronous)
+	case c.BusyTimeout < 0:
+		return connect.Errorf("busy_timeout", "must not be negative")
+	case c.Cache < 0:
+		return connect.Errorf("cache", "must not be negative")
+	}
+	for i, k := range c.Key {
+		if k == "" || slices.Contains(c.Key[:i], k) {
+			return connect.Errorf("key", "column %q is empty or twice", k)
+		}
+	}
+	return nil
+}
+
+func reserved(table string) bool {
+	t := strings.ToLower(table)
+	return strings.HasPrefix(t, "sqlite_") || strings.HasPrefix(t, "penstock_")
+}

@@ -1,0 +1,253 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/flow"
+)
+
+// Sink writes into one table of one SQLite file. Make it with NewSink.
+type Sink struct {
+	cfg SinkConfig
+
+	// mu guards what follows. Control statements (claims, reads) have a
+	// connection of their own, beside the writer's.
+	mu      sync.Mutex
+	claim   *claim
+	control *conn
+	setup   flow.Setup
+	table   []tableColumn
+	backend string
+}
+
+var (
+	_ flow.Sink            = (*Sink)(nil)
+	_ flow.Checkpointer    = (*Sink)(nil)
+	_ flow.DeadLetterStore = (*Sink)(nil)
+	_ flow.LaneLimiter     = (*Sink)(nil)
+	_ flow.Writer          = (*writer)(nil)
+)
+
+// NewSink makes a sink. It opens nothing.
+func NewSink(cfg SinkConfig) (*Sink, error) {
+	connect.Defaults(&cfg)
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Sink{cfg: cfg}, nil
+}
+
+// StoresDeadLetters is true: they go into SinkConfig.DeadLetterTable in the
+// transaction of their batch.
+func (s *Sink) StoresDeadLetters() bool { return true }
+
+// MaxLanes is 1: a SQLite database has one writer at a time.
+func (s *Sink) MaxLanes() int { return 1 }
+
+// Open takes the right to write the flow, opens the database, and checks or
+// creates the tables.
+func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeLocked()
+	if dir := filepath.Dir(s.cfg.Path); !isDir(dir) {
+		return flow.Fatal(fmt.Errorf("the database %s cannot be opened: %s is not a directory; create it first", s.cfg.Path, dir))
+	}
+	claim, err := s.waitForClaim(ctx, setup.Flow)
+	if err != nil {
+		return err
+	}
+	s.claim = claim
+	s.setup = setup
+	s.backend = backendName()
+	if err := s.openDatabase(ctx); err != nil {
+		s.closeLocked()
+		return err
+	}
+	return nil
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+func backendName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return strconv.Itoa(os.Getpid()) + "@" + host
+}
+
+// waitForClaim gives a predecessor that is about to end BusyTimeout to do so.
+func (s *Sink) waitForClaim(ctx context.Context, flowName string) (*claim, error) {
+	path := s.cfg.Path + "-penstock-" + flowName + ".lock"
+	deadline := time.Now().Add(s.cfg.BusyTimeout)
+	for {
+		c, err := takeClaim(path)
+		if err == nil {
+			return c, nil
+		}
+		var held *errClaimed
+		if !errors.As(err, &held) {
+			return nil, fmt.Errorf("opening %s: %w", s.cfg.Path, err)
+		}
+		if time.Now().After(deadline) {
+			return nil, flow.Fatal(fmt.Errorf("flow %s is being written to %s by %s already (it holds %s): "+
+				"a flow into SQLite runs in one process; stop the other one", flowName, s.cfg.Path, held.holder, path))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (s *Sink) openDatabase(ctx context.Context) error {
+	c, err := s.dial(true)
+	if err != nil {
+		return err
+	}
+	s.control = c
+	return c.transaction(ctx, s.cfg.BusyTimeout, func() error {
+		for _, ddl := range ownTables(s.cfg.DeadLetterTable) {
+			if err := c.exec(ddl); err != nil {
+				return fmt.Errorf("creating the tables of the checkpoint: %w", err)
+			}
+		}
+		if s.table, err = prepareTarget(c, &s.cfg, s.setup.Fields); err != nil {
+			return err
+		}
+		return checkStatements(c, &s.cfg, s.setup.Fields)
+	})
+}
+
+// dial opens a connection with the settings of this sink.
+func (s *Sink) dial(create bool) (*conn, error) {
+	c, err := open(s.cfg.Path, create)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.configure(c); err != nil {
+		c.close()
+		return nil, fmt.Errorf("opening %s: %w", s.cfg.Path, err)
+	}
+	return c, nil
+}
+
+// busyStep is how long SQLite itself waits for a lock before it lets us look
+// at the context.
+const busyStep = 50 * time.Millisecond
+
+func (s *Sink) configure(c *conn) error {
+	// The first statement that touches the file may find its lock taken.
+	if err := c.pragma("busy_timeout = " + strconv.Itoa(int(max(busyStep, s.cfg.BusyTimeout).Milliseconds()))); err != nil {
+		return err
+	}
+	var mode string
+	err := c.run(func(r *stmt) error { mode = r.text(0); return nil }, "PRAGMA journal_mode = WAL")
+	if err != nil {
+		return err
+	}
+	if !strings.EqualFold(mode, "wal") {
+		return flow.Fatal(fmt.Errorf("the database stays in journal mode %s, and WAL is needed: is it on a network file system?", mode))
+	}
+	for _, p := range []string{
+		"synchronous = " + s.cfg.Synchronous,
+		"foreign_keys = on",
+		"temp_store = memory",
+		"cache_size = -" + strconv.FormatInt(max(1, int64(s.cfg.Cache)/1024), 10),
+		"wal_autocheckpoint = " + strconv.Itoa(walPages),
+		"busy_timeout = " + strconv.FormatInt(busyStep.Milliseconds(), 10),
+	} {
+		if err := c.pragma(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// walPages is after how many pages of WAL (of 4 KiB) a commit also moves them
+// into the database: with SQLite's own 1,000 it would follow every batch, and write the
+// index pages that all batches touch over and over.
+const walPages = 8192
+
+func (c *conn) pragma(p string) error { return c.exec("PRAGMA " + p) }
+
+// transaction runs fn in one that holds the write lock from its start. An
+// error rolls back.
+func (c *conn) transaction(ctx context.Context, patience time.Duration, fn func() error) error {
+	if err := c.begin(ctx, patience); err != nil {
+		return err
+	}
+	err := fn()
+	if err == nil {
+		err = c.exec("COMMIT")
+	}
+	if err != nil {
+		c.rollback()
+	}
+	return err
+}
+
+// begin waits for the write lock.
+func (c *conn) begin(ctx context.Context, patience time.Duration) error {
+	deadline := time.Now().Add(patience)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := c.exec("BEGIN IMMEDIATE")
+		if err == nil || !isBusy(err) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// rollback ends the transaction, if SQLite has not done so itself.
+func (c *conn) rollback() {
+	if c.inTransaction() {
+		_ = c.exec("ROLLBACK") // can only fail when there is no transaction
+	}
+}
+
+// Writer makes the writer. There is only lane 0.
+func (s *Sink) Writer(lane int) (flow.Writer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.control == nil {
+		return nil, errors.New("the SQLite sink is not open")
+	}
+	if lane != 0 {
+		return nil, fmt.Errorf("lane %d: a SQLite database has one writer, lane 0", lane)
+	}
+	return &writer{sink: s, cfg: &s.cfg, setup: s.setup, enc: newEncoder(&s.cfg, s.setup.Fields, s.table)}, nil
+}
+
+// Close closes the database and gives up the right to write the flow.
+func (s *Sink) Close(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeLocked()
+	return nil
+}
+
+func (s *Sink) closeLocked() {
+	if s.control != nil {
+		s.control.close()
+		s.control = nil
+	}
+	s.claim.release()
+	s.claim = nil
+}
