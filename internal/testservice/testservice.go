@@ -159,3 +159,14 @@ func exec(t testing.TB, dbURL, sql string) {
 		t.Fatalf("%s: %v", sql, err)
 	}
 }
+
+// Port returns a port on 127.0.0.1 that nobody listens on, below the ephemeral
+// range, for a server that the test starts.
+func Port(t testing.TB) int {
+	t.Helper()
+	p, err := server.FreePort(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}

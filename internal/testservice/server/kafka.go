@@ -63,7 +63,7 @@ func newKafka(ctx context.Context, dir, libs string, opts kafkaOptions) (*Kafka,
 
 func (k *Kafka) choosePorts(ctx context.Context) error {
 	for _, p := range []*int{&k.ports.client, &k.ports.controller, &k.ports.mtls} {
-		n, err := freePort(ctx)
+		n, err := FreePort(ctx)
 		if err != nil {
 			return err
 		}

@@ -39,7 +39,7 @@ func NewPgBouncer(ctx context.Context, dir string, pg *Postgres) (*PgBouncer, er
 	ini := filepath.Join(dir, "pgbouncer.ini")
 	b := &PgBouncer{}
 	for attempt := 1; ; attempt++ {
-		if b.port, err = freePort(ctx); err != nil {
+		if b.port, err = FreePort(ctx); err != nil {
 			return nil, err
 		}
 		conf := fmt.Sprintf("[databases]\n* = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\n"+

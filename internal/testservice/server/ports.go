@@ -21,9 +21,9 @@ var ports struct {
 	taken map[int]bool
 }
 
-// freePort returns a port on 127.0.0.1 that nobody listens on, and that this
+// FreePort returns a port on 127.0.0.1 that nobody listens on, and that this
 // process has not been given before.
-func freePort(ctx context.Context) (int, error) {
+func FreePort(ctx context.Context) (int, error) {
 	ports.Lock()
 	defer ports.Unlock()
 	if ports.taken == nil {

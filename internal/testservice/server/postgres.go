@@ -56,7 +56,7 @@ func NewPostgres(ctx context.Context, dir string, certs *Certs) (*Postgres, erro
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		if s.port, err = freePort(ctx); err != nil {
+		if s.port, err = FreePort(ctx); err != nil {
 			return nil, err
 		}
 		if err = s.Start(ctx); err == nil {
