@@ -1,0 +1,81 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/penstockdev/penstock/flow"
+)
+
+// session is a connection and who it is at the server.
+type session struct {
+	pg *pgconn.PgConn
+	// backend names the server process: pid, @ and its start in microseconds,
+	// since process ids are used again. Behind a pooler it is just the one that
+	// answered.
+	backend string
+}
+
+// dial connects.
+func (s *Sink) dial(ctx context.Context) (*session, error) {
+	cfg, err := s.cfg.connConfig()
+	if err != nil {
+		return nil, flow.Fatal(fmt.Errorf("url: %w", err))
+	}
+	pw, ok, err := s.cfg.password()
+	if err != nil {
+		return nil, flow.Fatal(err)
+	}
+	if ok {
+		cfg.Password = pw
+	}
+	cfg.RuntimeParams["application_name"] = s.appName
+	// Text is sent as UTF-8, whatever the database's own encoding is.
+	cfg.RuntimeParams["client_encoding"] = "UTF8"
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.ConnectTimeout)
+	defer cancel()
+	pg, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, connectError(err)
+	}
+	rows, err := query(ctx, pg, `SELECT pid || '@' || (extract(epoch FROM backend_start) * 1000000)::int8 FROM pg_stat_activity WHERE pid = pg_backend_pid()`)
+	if err == nil && len(rows) != 1 {
+		err = errors.New("pg_stat_activity does not show the connection's own process")
+	}
+	if err != nil {
+		s.hangUp(pg)
+		return nil, connectError(err)
+	}
+	return &session{pg: pg, backend: string(rows[0][0])}, nil
+}
+
+// hangUp closes a connection; the server rolls back what was open. Close waits
+// for what pgconn does about it in the background (a cancel request, at most
+// 15 s).
+func (s *Sink) hangUp(pg *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = pg.Close(ctx)
+	s.closing.Go(func() { <-pg.CleanupDone() })
+}
+
+// exec runs statements in one round trip, and returns all results or the
+// first error. Without BEGIN they are one transaction.
+func exec(ctx context.Context, pg *pgconn.PgConn, sql string) ([]*pgconn.Result, error) {
+	return pg.Exec(ctx, sql).ReadAll()
+}
+
+// query runs one statement with parameters as text. The statement is not
+// named, so that a pooler may give the next one to another backend.
+func query(ctx context.Context, pg *pgconn.PgConn, sql string, args ...string) ([][][]byte, error) {
+	params := make([][]byte, len(args))
+	for i, a := range args {
+		params[i] = []byte(a)
+	}
+	r := pg.ExecParams(ctx, sql, params, nil, nil, nil).Read()
+	return r.Rows, r.Err
+}

@@ -1,0 +1,142 @@
+package postgres
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/failpoint"
+)
+
+// deadLetterColumns are the columns that deadReader encodes, in its order.
+const deadLetterColumns = `flow, cluster_id, topic, topic_id, partition, "offset", "timestamp", key, value, header_keys, header_values, stage, class, column_name, message`
+
+const deadLetterFields = 15
+
+// deadLetters writes the rejected records of the batch.
+func (w *writer) deadLetters(ctx context.Context, b *flow.Batch) error {
+	letters := b.DeadLetters()
+	if len(letters) == 0 {
+		return nil
+	}
+	s := w.sink
+	w.dead.reset(s.setup.Flow, s.setup.ClusterID, letters)
+	sql := fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", s.names.dead, deadLetterColumns)
+	err := classify("write dead letters into "+s.names.dead.String(), copyFrom(ctx, w.conn.pg, sql, &w.dead))
+	w.dead.letters = nil
+	if flow.ClassOf(err) == flow.ClassData {
+		// There is no place left for the records: the flow must not go on.
+		return flow.Fatal(fmt.Errorf("the dead-letter table refuses records: %w", err))
+	}
+	return err
+}
+
+// deadReader encodes dead letters for COPY, one at a time.
+type deadReader struct {
+	flow, cluster string
+	letters       []flow.DeadLetter
+	next          int
+	buf           []byte
+	off           int
+	ended         bool
+}
+
+func (r *deadReader) reset(name, cluster string, letters []flow.DeadLetter) {
+	buf := r.buf[:0]
+	if cap(buf) > keptCarry {
+		buf = nil
+	}
+	*r = deadReader{flow: name, cluster: cluster, letters: letters, buf: append(buf, copyHeader...)}
+}
+
+// Read hands out the encoded letters.
+func (r *deadReader) Read(p []byte) (int, error) {
+	n := 0
+	for {
+		c := copy(p[n:], r.buf[r.off:])
+		n += c
+		r.off += c
+		if n == len(p) {
+			return n, nil
+		}
+		r.buf, r.off = r.buf[:0], 0
+		switch {
+		case r.ended:
+			return n, io.EOF
+		case r.next == len(r.letters):
+			r.buf = append(r.buf, copyTrailer...)
+			r.ended = true
+		default:
+			failpoint.Hit("sink.dead_letter")
+			r.buf = r.append(r.buf, &r.letters[r.next])
+			r.next++
+		}
+	}
+}
+
+func (r *deadReader) append(dst []byte, d *flow.DeadLetter) []byte {
+	cluster := d.ClusterID
+	if cluster == "" {
+		cluster = r.cluster
+	}
+	dst = append(dst, 0, deadLetterFields)
+	dst = appendText(dst, r.flow)
+	dst = appendText(dst, cluster)
+	dst = appendText(dst, d.Topic)
+	dst = appendText(dst, d.TopicID)
+	dst = append(dst, 0, 0, 0, 4)
+	dst = binary.BigEndian.AppendUint32(dst, uint32(d.ID))
+	dst = append8(dst, uint64(d.Record.Offset))
+	// Kafka allows any timestamp: one that PostgreSQL has not becomes its earliest.
+	dst = append8(dst, uint64(max(d.Record.Timestamp, minTimestamp+epochMicros)-epochMicros))
+	dst = appendNullable(dst, d.Record.Key)
+	dst = appendNullable(dst, d.Record.Value)
+	dst = appendHeaders(dst, d.Record.Headers)
+	dst = appendText(dst, string(d.Stage))
+	dst = appendText(dst, d.Class)
+	dst = appendText(dst, d.Column)
+	return appendText(dst, d.Message)
+}
+
+// appendHeaders appends the keys and the values as arrays of the same length,
+// which keeps their order, and keys that repeat.
+func appendHeaders(dst []byte, headers []flow.Header) []byte {
+	array := func(oid uint32, nulls byte, each func(*flow.Header)) {
+		start := len(dst)
+		dst = append(dst, 0, 0, 0, 0)
+		if len(headers) == 0 {
+			dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
+			dst = binary.BigEndian.AppendUint32(dst, oid)
+		} else {
+			dst = append(dst, 0, 0, 0, 1, 0, 0, 0, nulls)
+			dst = binary.BigEndian.AppendUint32(dst, oid)
+			dst = append(appendLen(dst, len(headers)), 0, 0, 0, 1)
+		}
+		for i := range headers {
+			each(&headers[i])
+		}
+		binary.BigEndian.PutUint32(dst[start:], uint32(len(dst)-start-4))
+	}
+	array(oidText, 0, func(h *flow.Header) { dst = appendText(dst, h.Key) })
+	array(oidBytea, 1, func(h *flow.Header) { dst = appendNullable(dst, h.Value) })
+	return dst
+}
+
+// appendText appends text, with what PostgreSQL's text cannot hold replaced.
+func appendText(dst []byte, s string) []byte {
+	if strings.IndexByte(s, 0) >= 0 {
+		s = strings.ReplaceAll(s, "\x00", "\uFFFD")
+	}
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	return append(appendLen(dst, len(s)), s...)
+}
+
+func appendNullable(dst, v []byte) []byte {
+	if v == nil {
+		return append(dst, 0xff, 0xff, 0xff, 0xff)
+	}
+	return append(appendLen(dst, len(v)), v...)
+}

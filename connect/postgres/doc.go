@@ -1,0 +1,35 @@
+// Package postgres is the PostgreSQL sink: rows by binary COPY, in one
+// transaction with the flow's positions and its dead letters.
+//
+// What belongs here: everything that speaks PostgreSQL. The columns of a batch
+// become COPY's binary form without an allocation per record (encode.go,
+// numeric.go); the checkpoint and the taking over of partitions are in
+// checkpoint.go and takeover.go; the transaction of a batch, and how the
+// outcome of a COMMIT is learned whose answer was lost, in writer.go and
+// outcome.go. What does not: deciding when to write or to retry, which is the engine's.
+//
+// # Tables
+//
+// penstock_flow and penstock_checkpoint hold what makes a flow exactly once,
+// penstock_dead_letter the records that could not be processed. They are
+// created where they are missing; a role that may not create them is told the
+// statements. Each row of penstock_checkpoint is updated once per batch, as
+// the first thing the transaction does, on the condition that it is as this
+// writer last saw it.
+//
+// # PgBouncer
+//
+// Transaction pooling works: nothing here relies on the state of a session.
+// There are no named prepared statements, advisory locks are those of
+// transactions, temporary tables end with theirs, settings are SET LOCAL.
+// PgBouncer must hand on application_name and client_encoding, which it does
+// unless told otherwise, and must not have statement pooling or a query_timeout
+// below the time of a batch.
+// The pool needs a server connection for each lane and one more.
+//
+// # Rights
+//
+// append: INSERT on the table. ignore: SELECT too, and TEMPORARY on the
+// database. upsert: UPDATE as well, and DELETE where tombstones occur. Removing
+// a predecessor that hangs with its locks held needs the same role as the predecessor's.
+package postgres

@@ -1,0 +1,175 @@
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/penstockdev/penstock/flow"
+)
+
+// The SQLSTATEs that this package decides on.
+const (
+	codeLockNotAvailable   = "55P03"
+	codeInsufficientRights = "42501"
+	codeNoSuchSchema       = "3F000"
+	codeReadOnly           = "25006"
+)
+
+// sqlState returns the SQLSTATE of a server error, or "".
+func sqlState(err error) string {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		return pe.Code
+	}
+	return ""
+}
+
+// classify gives a server or network error its class. Errors that have one
+// keep it.
+func classify(doing string, err error) error {
+	if err == nil || flow.ClassOf(err) != flow.ClassUnknown {
+		return err
+	}
+	var pe *pgconn.PgError
+	if !errors.As(err, &pe) {
+		// Without an answer of the server it is the connection, or the context.
+		return flow.Transient(fmt.Errorf("%s: %w", doing, err))
+	}
+	err = fmt.Errorf("%s: %w", doing, describe(pe, err))
+	switch classOf(pe) {
+	case flow.ClassTransient:
+		return flow.Transient(err)
+	case flow.ClassFatal:
+		return flow.Fatal(err)
+	case flow.ClassData:
+		return dataError(pe, err)
+	case flow.ClassUnknown, flow.ClassFenced:
+	}
+	return err
+}
+
+func classOf(pe *pgconn.PgError) flow.Class {
+	switch pe.Code {
+	case "22P03", "22P04", "08P01":
+		// What was sent is not what the column reads: the table was changed.
+		return flow.ClassFatal
+	case "40001", "40P01", codeLockNotAvailable, "55006", "57014", "57P01", "57P02", "57P03", "57P05",
+		"25P02", "25P03", codeReadOnly, "58000", "58030":
+		return flow.ClassTransient
+	case "21000", // two rows of a batch are equal to the index, if not byte by byte
+		"44000", // WITH CHECK OPTION
+		"54000", // an index row is too large
+		"P0001": // RAISE EXCEPTION in a trigger
+		return flow.ClassData
+	case "3D000", codeNoSuchSchema, "0A000":
+		return flow.ClassFatal
+	}
+	switch pe.Code[:min(2, len(pe.Code))] {
+	case "08", "53":
+		return flow.ClassTransient
+	case "22", "23":
+		return flow.ClassData
+	case "28", "42":
+		return flow.ClassFatal
+	}
+	return flow.ClassUnknown
+}
+
+// describe adds what the server says beside its message, and what to do.
+func describe(pe *pgconn.PgError, err error) error {
+	var more []string
+	if pe.Detail != "" {
+		more = append(more, pe.Detail)
+	}
+	if pe.Hint != "" {
+		more = append(more, pe.Hint)
+	}
+	switch pe.Code {
+	case "22P03", "22P04", "08P01", "42703", "42804", "42P01":
+		more = append(more, "The table seems to have been changed since the flow has looked at it: restart the flow, which checks every column")
+	case codeInsufficientRights:
+		more = append(more, "Grant the role the right, and start the flow again")
+	case "28P01", "28000":
+		more = append(more, "Check user and password, and pg_hba.conf on the server")
+	case codeReadOnly:
+		more = append(more, "This is a standby, or the database is set to read only")
+	case "53300":
+		more = append(more, "Use fewer lanes, or raise max_connections")
+	}
+	if len(more) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w. %s", err, strings.Join(more, ". "))
+}
+
+// dataError makes the error for records at fault. Its rows are not known yet:
+// the writer knows which row was COPY's n-th.
+func dataError(pe *pgconn.PgError, err error) *flow.DataError {
+	class := "rejected"
+	switch {
+	case pe.Code == "23502":
+		class = "null"
+	case pe.Code == "22003" || pe.Code == "22001" || pe.Code == "22008":
+		class = "range"
+	case pe.Code == "22021" || pe.Code == "22P05":
+		class = "encoding"
+	case pe.Code == "54000":
+		class = "oversized"
+	case strings.HasPrefix(pe.Code, "22"):
+		class = "type"
+	case strings.HasPrefix(pe.Code, "23"), pe.Code == "21000", pe.Code == "44000", pe.Code == "P0001":
+		class = "constraint"
+	}
+	return &flow.DataError{Err: &flow.RecordError{Class: class, Column: pe.ColumnName, Err: err}}
+}
+
+// copyLine returns the row that COPY's context names, counted from 1, or 0.
+// The context of COPY is the outermost, so the last line:
+//
+//	PL/pgSQL function check_temp() line 3 at RAISE
+//	COPY telemetry, line 17, column temp
+func copyLine(pe *pgconn.PgError) int {
+	where := pe.Where[strings.LastIndexByte(pe.Where, '\n')+1:]
+	if !strings.HasPrefix(where, "COPY ") {
+		return 0
+	}
+	_, after, ok := strings.Cut(where, ", line ")
+	if !ok {
+		return 0
+	}
+	end := strings.IndexFunc(after, func(r rune) bool { return r < '0' || r > '9' })
+	if end < 0 {
+		end = len(after)
+	}
+	n, err := strconv.Atoi(after[:end])
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// connectError classifies an error that occurred while connecting.
+func connectError(err error) error {
+	var (
+		authority x509.UnknownAuthorityError
+		invalid   x509.CertificateInvalidError
+		host      x509.HostnameError
+		verify    *tls.CertificateVerificationError
+		pe        *pgconn.PgError
+	)
+	const doing = "connect to PostgreSQL"
+	switch {
+	case errors.As(err, &pe), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return classify(doing, err)
+	case errors.As(err, &authority), errors.As(err, &invalid), errors.As(err, &host), errors.As(err, &verify):
+		return flow.Fatal(fmt.Errorf("%s: %w; check sslrootcert, the server's name and its certificate", doing, err))
+	}
+	return classify(doing, err)
+}

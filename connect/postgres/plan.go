@@ -1,0 +1,90 @@
+package postgres
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/penstockdev/penstock/flow"
+)
+
+// plan is what Open compiles: the encoders and the statements for one table,
+// shared by the writers and not changed.
+type plan struct {
+	table *table
+	mode  string
+	// columns are all that the flow writes, keys the columns of the key.
+	columns, keys []column
+
+	// copyInto takes the rows: into the table itself for append, into a
+	// staging table otherwise.
+	copyInto string
+	// createStaging and merge are empty for append.
+	createStaging, merge string
+	// createDeleted, copyDeleted and remove are for the tombstones of upsert.
+	createDeleted, copyDeleted, remove string
+}
+
+// The temporary tables live as long as the transaction. They have the declared types
+// of the columns, so that a domain's constraint fails where COPY names the line.
+const (
+	stagingTable = "pg_temp.penstock_staging"
+	deletedTable = "pg_temp.penstock_deleted"
+)
+
+func newPlan(t *table, fields []flow.Field, mode string, key []string) (*plan, error) {
+	p := &plan{table: t, mode: mode}
+	var names, defs, keyDefs, sets, match []string
+	overriding := ""
+	for i := range fields {
+		f := &fields[i]
+		tc := t.column(f.Name)
+		c, err := newColumn(i, f, tc)
+		if err != nil {
+			return nil, fmt.Errorf("column %s: %w", f.Name, err)
+		}
+		name := quoteName(f.Name)
+		isKey := slices.Contains(key, f.Name)
+		if mode != ModeAppend && isKey {
+			c.notNull = true // null is equal to nothing, and no key
+		}
+		p.columns = append(p.columns, c)
+		names = append(names, name)
+		defs = append(defs, name+" "+tc.typ)
+		if tc.identity == "a" {
+			overriding = " OVERRIDING SYSTEM VALUE"
+		}
+		if isKey {
+			c.key = true
+			p.keys = append(p.keys, c)
+			keyDefs = append(keyDefs, name+" "+tc.typ)
+			match = append(match, "t."+name+" = d."+name)
+		} else {
+			sets = append(sets, name+" = EXCLUDED."+name)
+		}
+	}
+	cols := strings.Join(names, ", ")
+	const binary = " FROM STDIN (FORMAT binary)"
+	if mode == ModeAppend {
+		p.copyInto = fmt.Sprintf("COPY %s (%s)%s", t.tableName, cols, binary)
+		return p, nil
+	}
+	p.createStaging = fmt.Sprintf("CREATE TEMPORARY TABLE %s (%s) ON COMMIT DROP", stagingTable, strings.Join(defs, ", "))
+	p.copyInto = fmt.Sprintf("COPY %s (%s)%s", stagingTable, cols, binary)
+	action := "NOTHING"
+	if mode == ModeUpsert && len(sets) > 0 {
+		action = "UPDATE SET " + strings.Join(sets, ", ")
+	}
+	p.merge = fmt.Sprintf("INSERT INTO %s (%s)%s SELECT %s FROM %s ON CONFLICT (%s) DO %s",
+		t.tableName, cols, overriding, cols, stagingTable, quoteNames(key), action)
+	if mode == ModeUpsert {
+		var keyNames []string
+		for i := range p.keys {
+			keyNames = append(keyNames, quoteName(p.keys[i].name))
+		}
+		p.createDeleted = fmt.Sprintf("CREATE TEMPORARY TABLE %s (%s) ON COMMIT DROP", deletedTable, strings.Join(keyDefs, ", "))
+		p.copyDeleted = fmt.Sprintf("COPY %s (%s)%s", deletedTable, strings.Join(keyNames, ", "), binary)
+		p.remove = fmt.Sprintf("DELETE FROM %s t USING %s d WHERE %s", t.tableName, deletedTable, strings.Join(match, " AND "))
+	}
+	return p, nil
+}

@@ -1,0 +1,204 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/flow"
+)
+
+// Sink writes batches into one table. It is a flow.Checkpointer: rows,
+// positions and dead letters are committed together.
+type Sink struct {
+	// Logger receives what a person should know; set it before Open. Default
+	// slog.Default().
+	Logger *slog.Logger
+
+	cfg     SinkConfig
+	setup   flow.Setup
+	appName string
+
+	// What Open has found; not changed afterwards while writers exist.
+	facts serverFacts
+	names penstockNames
+	plan  *plan
+
+	// control is for everything but writing; whoever has taken the token may
+	// use it. It is nil until it is needed, and after it broke.
+	token   chan struct{}
+	control *session
+
+	// backends are those of the lanes' connections, for the checkpoint rows.
+	backends []atomic.Pointer[string]
+	removed  atomic.Int64
+
+	// closing counts connections that pgconn is still getting rid of.
+	closing sync.WaitGroup
+}
+
+var (
+	_ flow.Sink            = (*Sink)(nil)
+	_ flow.Checkpointer    = (*Sink)(nil)
+	_ flow.DeadLetterStore = (*Sink)(nil)
+	_ flow.LaneLimiter     = (*Sink)(nil)
+)
+
+// NewSink checks the configuration. It connects to nothing.
+func NewSink(cfg SinkConfig) (*Sink, error) {
+	connect.Defaults(&cfg)
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Sink{Logger: slog.Default(), cfg: cfg, token: make(chan struct{}, 1)}
+	s.token <- struct{}{}
+	return s, nil
+}
+
+// serverFacts are what the server says of itself and of the role.
+type serverFacts struct {
+	role, schema string
+	// connections are those that the role may have in this database.
+	connections int
+}
+
+// penstockNames are the names of the tables that Penstock keeps.
+type penstockNames struct{ flow, checkpoint, dead tableName }
+
+// Open connects, checks the target table, and creates what is missing.
+func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
+	if len(setup.Fields) == 0 {
+		return flow.Fatal(errors.New("the postgres sink writes columns, and the flow decodes none: configure decode"))
+	}
+	s.setup = setup
+	// PostgreSQL cuts names off at 63 bytes, and this one is compared.
+	s.appName = "penstock:" + setup.Flow
+	s.appName = s.appName[:min(len(s.appName), 63)]
+	s.backends = make([]atomic.Pointer[string], max(setup.Lanes, 1))
+	return s.withControl(ctx, func(c *session) error {
+		if err := s.readFacts(ctx, c.pg); err != nil {
+			return classify("look at the server", err)
+		}
+		if err := s.ensurePenstockTables(ctx, c.pg); err != nil {
+			return err
+		}
+		t, err := s.ensureTable(ctx, c.pg)
+		if err != nil {
+			return err
+		}
+		if err := t.check(setup.Fields, s.cfg.Mode, s.cfg.Key); err != nil {
+			return flow.Fatal(fmt.Errorf("table %s does not fit the flow:\n  %s", t.tableName, strings.ReplaceAll(err.Error(), "\n", "\n  ")))
+		}
+		if t.unlogged {
+			s.Logger.Warn("the table is UNLOGGED: a crash of the server empties it, and the flow's positions stay", "table", t.String())
+		}
+		s.plan, err = newPlan(t, setup.Fields, s.cfg.Mode, s.cfg.Key)
+		if err != nil {
+			return flow.Fatal(err)
+		}
+		return nil
+	})
+}
+
+func (s *Sink) readFacts(ctx context.Context, pg *pgconn.PgConn) error {
+	rows, err := query(ctx, pg, `
+		SELECT current_user, coalesce(current_schema(), ''), r.rolsuper, r.rolconnlimit, d.datconnlimit,
+			current_setting('max_connections'), current_setting('superuser_reserved_connections'),
+			coalesce(current_setting('reserved_connections', true), '0')
+		FROM pg_roles r, pg_database d WHERE r.rolname = current_user AND d.datname = current_database()`)
+	if err != nil {
+		return err
+	}
+	if len(rows) != 1 {
+		return errors.New("the role or the database is not in the catalog")
+	}
+	r := rows[0]
+	n := int(parseInt32(r[5]))
+	if !isTrue(r[2]) {
+		n -= int(parseInt32(r[6]) + parseInt32(r[7]))
+	}
+	for _, limit := range r[3:5] {
+		if l := parseInt32(limit); l >= 0 {
+			n = min(n, int(l))
+		}
+	}
+	s.facts = serverFacts{role: string(r[0]), schema: string(r[1]), connections: n}
+	return nil
+}
+
+// StoresDeadLetters is always true: they go into the dead-letter table.
+func (s *Sink) StoresDeadLetters() bool { return true }
+
+// MaxLanes is how many lanes the server's connections are enough for, one of
+// them being for the checkpoint.
+func (s *Sink) MaxLanes() int {
+	return max(1, int(s.cfg.MaxConnectionShare*float64(s.facts.connections))-1)
+}
+
+// Removed is how many backends of predecessors that held a checkpoint row were
+// terminated.
+func (s *Sink) Removed() int64 { return s.removed.Load() }
+
+// Writer makes the writer of a lane. It connects at the first Write.
+func (s *Sink) Writer(lane int) (flow.Writer, error) {
+	if s.plan == nil {
+		return nil, errors.New("postgres: Writer before Open")
+	}
+	if lane < 0 || lane >= len(s.backends) {
+		return nil, fmt.Errorf("postgres: lane %d of %d", lane, len(s.backends))
+	}
+	return newWriter(s, lane), nil
+}
+
+// Close closes the control connection.
+func (s *Sink) Close(ctx context.Context) error {
+	select {
+	case <-s.token:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { s.token <- struct{}{} }()
+	if s.control != nil {
+		s.dropControl()
+	}
+	s.closing.Wait()
+	return nil
+}
+
+// withControl runs f with the control connection, connecting first where
+// needed. Calls wait for each other.
+func (s *Sink) withControl(ctx context.Context, f func(*session) error) error {
+	select {
+	case <-s.token:
+	case <-ctx.Done():
+		return classify("wait for the control connection", ctx.Err())
+	}
+	defer func() { s.token <- struct{}{} }()
+	if s.control != nil && (s.control.pg.IsClosed() || s.control.pg.CheckConn() != nil) {
+		s.dropControl()
+	}
+	if s.control == nil {
+		c, err := s.dial(ctx)
+		if err != nil {
+			return err
+		}
+		s.control = c
+	}
+	err := f(s.control)
+	if s.control.pg.IsClosed() || s.control.pg.TxStatus() != 'I' || sqlState(err) == codeReadOnly {
+		s.dropControl() // what it was in the middle of is rolled back
+	}
+	return err
+}
+
+func (s *Sink) dropControl() {
+	s.hangUp(s.control.pg)
+	s.control = nil
+}

@@ -1,0 +1,269 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/penstockdev/penstock/flow"
+)
+
+// table is the target table as the catalog describes it.
+type table struct {
+	tableName
+	oid      uint32
+	kind     byte // pg_class.relkind
+	unlogged bool
+	columns  []tableColumn
+	indexes  []uniqueIndex
+	// insertable is whether the role may insert into some column at least.
+	insertable bool
+}
+
+type tableColumn struct {
+	name string
+	// typ is the type as SQL writes it; domains are under their own name.
+	typ string
+	// oid and typmod are those of the type under all domains.
+	oid    uint32
+	typmod int32
+	enum   bool
+	text   bool // an extension's type with the wire form of text (citext)
+	// elem is the element type of an array, 0 for others.
+	elem       uint32
+	elemIsText bool
+	notNull    bool
+	hasDefault bool
+	identity   string // "", a (always) or d (by default)
+	generated  bool
+}
+
+type uniqueIndex struct {
+	columns []string
+	// usable for ON CONFLICT: valid, immediate, neither partial nor on expressions.
+	usable bool
+	name   string
+}
+
+func (t *table) column(name string) *tableColumn {
+	for i := range t.columns {
+		if t.columns[i].name == name {
+			return &t.columns[i]
+		}
+	}
+	return nil
+}
+
+// readTable reads the description of a table, or nil if there is none.
+func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, error) {
+	rows, err := query(ctx, pg, `
+		SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, has_any_column_privilege(c.oid, 'INSERT')
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)`, name.String())
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	r := rows[0]
+	t := &table{
+		tableName: tableName{schema: string(r[1]), name: string(r[2])}, oid: parseOID(r[0]),
+		kind: r[3][0], unlogged: string(r[4]) == "u", insertable: isTrue(r[5]),
+	}
+	rows, err = query(ctx, pg, `
+		WITH RECURSIVE base AS (
+			SELECT attnum, atttypid AS oid, atttypmod AS typmod, attnotnull AS notnull
+			FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped
+			UNION ALL
+			SELECT b.attnum, t.typbasetype, t.typtypmod, b.notnull OR t.typnotnull
+			FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd'
+		)
+		SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.oid, b.typmod, t.typtype, t.typname,
+			CASE WHEN t.typcategory = 'A' THEN t.typelem ELSE 0 END, coalesce(e.typtype = 'e' OR e.typname = 'citext', false),
+			b.notnull, a.atthasdef OR d.typdefault IS NOT NULL, a.attidentity, a.attgenerated
+		FROM base b
+		JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
+		JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
+		JOIN pg_type d ON d.oid = a.atttypid
+		LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+		ORDER BY a.attnum`, string(r[0]))
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rows {
+		t.columns = append(t.columns, tableColumn{
+			name: string(r[0]), typ: string(r[1]), oid: parseOID(r[2]), typmod: parseInt32(r[3]),
+			enum: string(r[4]) == "e", text: string(r[5]) == "citext",
+			elem: parseOID(r[6]), elemIsText: isTrue(r[7]),
+			notNull: isTrue(r[8]), hasDefault: isTrue(r[9]), identity: string(r[10]), generated: len(r[11]) > 0,
+		})
+	}
+	rows, err = query(ctx, pg, `
+		SELECT i.indexrelid::regclass, i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL, a.attname
+		FROM pg_index i
+		CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n)
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+		WHERE i.indrelid = $1::oid AND i.indisunique AND k.n <= i.indnkeyatts
+		ORDER BY 1, k.n`, string(r[0]))
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rows {
+		if n := len(t.indexes); n == 0 || t.indexes[n-1].name != string(r[0]) {
+			t.indexes = append(t.indexes, uniqueIndex{name: string(r[0]), usable: isTrue(r[1])})
+		}
+		ix := &t.indexes[len(t.indexes)-1]
+		ix.columns = append(ix.columns, string(r[2]))
+	}
+	return t, nil
+}
+
+// check lists everything that keeps the flow from writing the fields into the
+// table, each with the SQL that would mend it.
+func (t *table) check(fields []flow.Field, mode string, key []string) error {
+	switch {
+	case t.kind == 'v' || t.kind == 'm':
+		return fmt.Errorf("%s is a view; give the table behind it", t.tableName)
+	case t.kind == 'f':
+		return fmt.Errorf("%s is a foreign table: its rows and the flow's positions could not be committed together", t.tableName)
+	case t.kind != 'r' && t.kind != 'p':
+		return fmt.Errorf("%s is not a table", t.tableName)
+	case !t.insertable:
+		return fmt.Errorf("the role may not insert into %s: GRANT INSERT, SELECT, UPDATE, DELETE ON %s TO …;", t.tableName, t.tableName)
+	}
+	var errs []error
+	for i := range fields {
+		if err := t.checkField(&fields[i], mode, key); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for i := range t.columns {
+		c := &t.columns[i]
+		if c.notNull && !c.hasDefault && c.identity == "" && !c.generated && !hasField(fields, c.name) {
+			errs = append(errs, fmt.Errorf("column %s is NOT NULL without a default, and the flow has no such column: decode it, or ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;",
+				quoteName(c.name), t.tableName, quoteName(c.name)))
+		}
+	}
+	if mode != ModeAppend {
+		errs = append(errs, t.checkKey(fields, mode, key))
+	}
+	return errors.Join(errs...)
+}
+
+func hasField(fields []flow.Field, name string) bool {
+	return slices.ContainsFunc(fields, func(f flow.Field) bool { return f.Name == name })
+}
+
+func (t *table) checkField(f *flow.Field, mode string, key []string) error {
+	c := t.column(f.Name)
+	if c == nil {
+		for i := range t.columns {
+			if strings.EqualFold(t.columns[i].name, f.Name) {
+				return fmt.Errorf("there is no column %s, but one that is called %s: write the name like that", quoteName(f.Name), t.columns[i].name)
+			}
+		}
+		typ, err := ddlType(f)
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("there is no column %s: ALTER TABLE %s ADD COLUMN %s %s;", quoteName(f.Name), t.tableName, quoteName(f.Name), typ)
+	}
+	if c.generated {
+		return fmt.Errorf("column %s is generated and cannot be written: leave it out of the flow's columns", quoteName(f.Name))
+	}
+	if c.identity == "a" && mode == ModeUpsert && !slices.Contains(key, f.Name) {
+		return fmt.Errorf("column %s is GENERATED ALWAYS AS IDENTITY and cannot be updated: leave it out of the flow's columns, or ALTER TABLE %s ALTER COLUMN %s SET GENERATED BY DEFAULT;",
+			quoteName(f.Name), t.tableName, quoteName(f.Name))
+	}
+	if _, err := newColumn(0, f, c); err != nil {
+		typ, derr := ddlType(f)
+		if derr != nil {
+			return derr
+		}
+		return fmt.Errorf("column %s is %s, and the flow has %s, which cannot be written into it: decode it as %s, or ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s;",
+			quoteName(f.Name), c.typ, f.Type, c.typ, t.tableName, quoteName(f.Name), typ, quoteName(f.Name), typ)
+	}
+	return nil
+}
+
+func (t *table) checkKey(fields []flow.Field, mode string, key []string) error {
+	for _, k := range key {
+		if !hasField(fields, k) {
+			return fmt.Errorf("key column %s is not among the flow's columns: decode it", quoteName(k))
+		}
+	}
+	want := slices.Sorted(slices.Values(key))
+	var near string
+	for i := range t.indexes {
+		ix := &t.indexes[i]
+		if !slices.Equal(want, slices.Sorted(slices.Values(ix.columns))) {
+			continue
+		}
+		if ix.usable {
+			return nil
+		}
+		near = fmt.Sprintf(" (%s is deferrable, partial, on an expression or not valid, and does not do)", ix.name)
+	}
+	return fmt.Errorf("mode %s needs a unique index on exactly the key%s: CREATE UNIQUE INDEX ON %s (%s);", mode, near, t.tableName, quoteNames(key))
+}
+
+var fieldTypes = regexp.MustCompile(`^(text|int2|int4|int8|float4|float8|numeric(\([0-9]{1,4}(,-?[0-9]{1,4})?\))?|bool|timestamptz|timestamp|date|uuid|bytea|json|jsonb)(\[\])?$`)
+
+// ddlType returns a field's type for a statement.
+func ddlType(f *flow.Field) (string, error) {
+	typ := strings.ReplaceAll(f.Type, " ", "")
+	if !fieldTypes.MatchString(typ) {
+		return "", fmt.Errorf("column %s has the type %q, which PostgreSQL does not have", quoteName(f.Name), f.Type)
+	}
+	return typ, nil
+}
+
+// createTableDDL is the statement that creates the table for the fields.
+func createTableDDL(name tableName, fields []flow.Field, key []string) (string, error) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "CREATE TABLE IF NOT EXISTS %s (", name)
+	for i := range fields {
+		f := &fields[i]
+		typ, err := ddlType(f)
+		if err != nil {
+			return "", err
+		}
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, "\n    %s %s", quoteName(f.Name), typ)
+		if f.Required || slices.Contains(key, f.Name) {
+			b.WriteString(" NOT NULL")
+		}
+	}
+	for _, k := range key {
+		if !hasField(fields, k) {
+			return "", fmt.Errorf("key column %s is not among the flow's columns: decode it", quoteName(k))
+		}
+	}
+	if len(key) > 0 {
+		fmt.Fprintf(&b, ",\n    PRIMARY KEY (%s)", quoteNames(key))
+	}
+	b.WriteString("\n)")
+	return b.String(), nil
+}
+
+func parseOID(b []byte) uint32 {
+	n, _ := strconv.ParseUint(string(b), 10, 32)
+	return uint32(n)
+}
+
+func parseInt32(b []byte) int32 {
+	n, _ := strconv.ParseInt(string(b), 10, 32)
+	return int32(n)
+}
+
+func parseInt64(b []byte) int64 {
+	n, _ := strconv.ParseInt(string(b), 10, 64)
+	return n
+}
+
+func isTrue(b []byte) bool { return len(b) == 1 && b[0] == 't' }

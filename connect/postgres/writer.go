@@ -1,0 +1,299 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/failpoint"
+)
+
+// writer writes the batches of one lane, over a connection of its own.
+type writer struct {
+	sink *Sink
+	lane int
+	conn *session // nil until the first Write, and after the connection broke
+
+	rows copyReader
+	keys *keyTable  // upsert only
+	del  copyReader // of keys; upsert only
+	dead deadReader
+
+	parts  []flow.Part // of the batch, sorted
+	ps     []flow.Partition
+	owners []int64
+	sql    []byte
+
+	// doubt is the transaction whose COMMIT was sent and not answered.
+	doubt *doubt
+}
+
+func newWriter(s *Sink, lane int) *writer {
+	w := &writer{sink: s, lane: lane}
+	w.rows.enc = newRowEncoder(s.plan.columns)
+	if s.plan.mode == ModeUpsert {
+		w.keys = newKeyTable(s.plan.keys)
+		w.del.enc = newRowEncoder(s.plan.keys)
+		for i := range w.del.enc.columns {
+			w.del.enc.columns[i].key = false
+		}
+	}
+	return w
+}
+
+// Close closes the connection; an open transaction is rolled back.
+func (w *writer) Close() error {
+	w.drop()
+	return nil
+}
+
+// drop closes the connection.
+func (w *writer) drop() {
+	if w.conn != nil {
+		w.sink.hangUp(w.conn.pg)
+		w.conn = nil
+	}
+	w.sink.backends[w.lane].Store(nil)
+}
+
+// Write writes rows, dead letters and positions in one transaction:
+//
+//  1. BEGIN and the compare-and-swap of the positions, in one round trip. It comes
+//     first: while it is held nobody else writes these partitions, and an error
+//     of the data is really one of the data.
+//  2. COPY, encoded while it is sent. Rows that do not fit are rejected here.
+//  3. Dead letters, which are known only now.
+//  4. COMMIT. If its answer is lost, the row lock tells the outcome.
+func (w *writer) Write(ctx context.Context, b *flow.Batch) error {
+	if len(b.Parts) == 0 {
+		return nil
+	}
+	w.sortParts(b)
+	failpoint.Hit("sink.before_begin")
+	if err := w.connect(ctx); err != nil {
+		return err
+	}
+	if w.doubt != nil {
+		d := w.doubt
+		outcome, err := w.resolve(ctx)
+		if err != nil {
+			return err
+		}
+		if outcome == committed && d.of(w.parts) {
+			return nil
+		}
+	}
+	err := w.begin(ctx, b)
+	if err == nil {
+		err = w.data(ctx, b)
+	}
+	if err == nil {
+		err = w.deadLetters(ctx, b)
+	}
+	if err == nil {
+		err = b.BeforeCommit(ctx)
+	}
+	if err != nil {
+		w.abort(ctx, err)
+		return err
+	}
+	failpoint.Hit("sink.before_commit")
+	if err := w.commit(ctx); err != nil {
+		return err
+	}
+	failpoint.Hit("sink.after_commit")
+	return nil
+}
+
+func (w *writer) sortParts(b *flow.Batch) {
+	w.parts = append(w.parts[:0], b.Parts...)
+	slices.SortFunc(w.parts, func(x, y flow.Part) int {
+		return cmp.Or(cmp.Compare(x.Topic, y.Topic), cmp.Compare(x.ID, y.ID))
+	})
+	w.ps, w.owners = w.ps[:0], w.owners[:0]
+	for i := range w.parts {
+		w.ps = append(w.ps, w.parts[i].Partition)
+		w.owners = append(w.owners, w.parts[i].Owner)
+	}
+}
+
+// connect makes sure that there is a connection.
+func (w *writer) connect(ctx context.Context) error {
+	if w.conn != nil && !w.conn.pg.IsClosed() {
+		return nil
+	}
+	w.drop()
+	c, err := w.sink.dial(ctx)
+	if err != nil {
+		return err
+	}
+	w.conn = c
+	w.sink.backends[w.lane].Store(&c.backend)
+	if w.doubt != nil {
+		return nil // the rows may still be locked by the former connection
+	}
+	// The rows name the connection that owns them. That is for whoever takes
+	// over; if it does not succeed, the application name has to do.
+	s := w.sink
+	_, err = exec(ctx, c.pg, begin+s.lockTimeoutSQL()+fmt.Sprintf(
+		`UPDATE %s c SET owner_backend = %s FROM (VALUES %s) v(topic, partition, owner)
+		WHERE c.flow = %s AND c.cluster_id = %s AND c.topic = v.topic AND c.partition = v.partition AND c.owner_epoch = v.owner;COMMIT`,
+		s.names.checkpoint, literal(c.backend), partitionValues(w.ps, w.owners), literal(s.setup.Flow), literal(s.setup.ClusterID)))
+	if err != nil && rollback(ctx, c.pg) != nil {
+		w.drop()
+		return classify("begin", err)
+	}
+	return nil
+}
+
+// Where the results of begin's statements are.
+const (
+	resultSelect = 3
+	resultUpdate = 4
+)
+
+// begin opens the transaction and moves the positions, in one round trip.
+func (w *writer) begin(ctx context.Context, b *flow.Batch) error {
+	s := w.sink
+	sql := append(w.sql[:0], begin...)
+	sql = append(sql, s.lockTimeoutSQL()...)
+	sql = append(sql, s.selectSQL(partitionValues(w.ps, w.owners), "FOR UPDATE OF c")...)
+	sql = fmt.Appendf(sql, `;UPDATE %s c SET next_offset = v.next, leader_epoch = v.leader, owner_backend = %s, updated_at = clock_timestamp() FROM (VALUES `,
+		s.names.checkpoint, literal(w.conn.backend))
+	for i := range w.parts {
+		p := &w.parts[i]
+		if i > 0 {
+			sql = append(sql, ',')
+		}
+		sql = append(appendLiteral(append(sql, '('), p.Topic), "::text,"...)
+		for _, n := range [...]int64{int64(p.ID), p.From, p.Next, int64(p.LeaderEpoch), p.Owner} {
+			sql = append(strconv.AppendInt(sql, n, 10), "::int8,"...)
+		}
+		sql[len(sql)-1] = ')'
+	}
+	sql = fmt.Appendf(sql, `) v(topic, partition, prior, next, leader, owner)
+		WHERE c.flow = %s AND c.cluster_id = %s AND c.topic = v.topic AND c.partition = v.partition::int4
+		AND c.next_offset = v.prior AND c.owner_epoch = v.owner;SET LOCAL lock_timeout TO DEFAULT`,
+		literal(s.setup.Flow), literal(s.setup.ClusterID))
+	if s.plan.createStaging != "" && b.Rows() > 0 {
+		sql = append(append(sql, ';'), s.plan.createStaging...)
+	}
+	w.sql = sql
+	var res []*pgconn.Result
+	for attempt := 1; ; attempt++ {
+		var err error
+		res, err = exec(ctx, w.conn.pg, string(sql))
+		if err == nil {
+			break
+		}
+		// Somebody who is not the owner, or a former connection of this lane, has
+		// the rows: the owner may remove them.
+		if sqlState(err) != codeLockNotAvailable || attempt == 3 || rollback(ctx, w.conn.pg) != nil {
+			return classify("move the positions", err)
+		}
+		if err := s.removeHolders(ctx, w.conn.pg, w.ps, w.owners, ""); err != nil {
+			return err
+		}
+	}
+	if res[resultUpdate].CommandTag.RowsAffected() == int64(len(w.parts)) {
+		return nil
+	}
+	stored := checkpoints(res[resultSelect].Rows, w.ps)
+	fenced := &flow.FencedError{}
+	var why []error
+	for i := range stored {
+		p := &w.parts[i]
+		if stored[i].Offset == p.From && stored[i].Owner == p.Owner {
+			continue
+		}
+		fenced.Partitions = append(fenced.Partitions, p.Partition)
+		if len(why) < 3 {
+			why = append(why, fmt.Errorf("%s is at %d under owner epoch %d, expected %d under %d", p.Partition, stored[i].Offset, stored[i].Owner, p.From, p.Owner))
+		}
+	}
+	fenced.Err = errors.Join(why...)
+	return fenced
+}
+
+// data writes the rows.
+func (w *writer) data(ctx context.Context, b *flow.Batch) error {
+	if b.Rows() == 0 {
+		return nil
+	}
+	if b.Columns == nil {
+		return flow.Fatal(errors.New("the postgres sink writes columns, and the batch has none"))
+	}
+	plan, pg := w.sink.plan, w.conn.pg
+	w.rows.enc.bind(b.Columns)
+	if plan.mode != ModeUpsert {
+		w.rows.resetAll(b)
+		if err := w.copyRows(ctx, plan.copyInto, &w.rows); err != nil || plan.mode == ModeAppend {
+			return err
+		}
+		_, err := exec(ctx, pg, plan.merge)
+		return classify("insert into "+plan.table.String(), err)
+	}
+	w.keys.collect(b)
+	if len(w.keys.upserts) > 0 {
+		w.rows.resetRows(b, w.keys.upserts, func(row int) int { return w.keys.before(b, row) })
+		if err := w.copyRows(ctx, plan.copyInto, &w.rows); err != nil {
+			return err
+		}
+		if _, err := exec(ctx, pg, plan.merge); err != nil {
+			return classify("upsert into "+plan.table.String(), err)
+		}
+	}
+	if len(w.keys.deletes) > 0 {
+		if _, err := exec(ctx, pg, plan.createDeleted); err != nil {
+			return classify("make a temporary table", err)
+		}
+		w.del.enc.bind(b.Columns)
+		w.del.resetRows(b, w.keys.deletes, nil)
+		if err := w.copyRows(ctx, plan.copyDeleted, &w.del); err != nil {
+			return err
+		}
+		if _, err := exec(ctx, pg, plan.remove); err != nil {
+			return classify("delete from "+plan.table.String(), err)
+		}
+	}
+	return nil
+}
+
+// copyRows runs COPY. If the server refuses a row and says which, the error names it.
+func (w *writer) copyRows(ctx context.Context, sql string, r *copyReader) error {
+	err := copyFrom(ctx, w.conn.pg, sql, r)
+	if err == nil {
+		return nil
+	}
+	err = classify("copy into "+w.sink.plan.table.String(), err)
+	var (
+		data *flow.DataError
+		pe   *pgconn.PgError
+	)
+	if errors.As(err, &data) && errors.As(err, &pe) {
+		if row := r.rowOfLine(copyLine(pe)); row >= 0 {
+			data.Rows = []int{row}
+		}
+	}
+	return err
+}
+
+// abort ends the transaction after an error.
+func (w *writer) abort(ctx context.Context, cause error) {
+	if w.conn == nil {
+		return
+	}
+	// The context may be what has failed.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if rollback(ctx, w.conn.pg) != nil || sqlState(cause) == codeReadOnly {
+		w.drop()
+	}
+}
