@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 	"testing"
@@ -76,24 +77,28 @@ func BenchmarkBareLoop(b *testing.B) {
 			args[i] = []any{string(cols[0].Bytes[i]), cols[1].Ints[i], "2026-01-31T12:00:00.000007Z", cols[3].Floats[i], string(cols[4].Bytes[i])}
 		}
 		b.StartTimer()
-		tx, err := db.BeginTx(b.Context(), nil)
-		if err != nil {
-			b.Fatal(err)
-		}
-		s, err := tx.PrepareContext(b.Context(), "INSERT INTO telemetry (device_id, seq, ts, temp, payload) VALUES (?, ?, ?, ?, ?)")
-		if err != nil {
-			b.Fatal(err)
-		}
-		for i := range args {
-			if _, err := s.Exec(args[i]...); err != nil { //nolint:noctx // a context costs a goroutine per row
-				b.Fatal(err)
-			}
-		}
-		_ = s.Close()
-		if err := tx.Commit(); err != nil {
+		if err := bareLoop(b.Context(), db, args); err != nil {
 			b.Fatal(err)
 		}
 	})
+}
+
+func bareLoop(ctx context.Context, db *sql.DB, rows [][]any) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	s, err := tx.PrepareContext(ctx, "INSERT INTO telemetry (device_id, seq, ts, temp, payload) VALUES (?, ?, ?, ?, ?)")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Close() }()
+	for _, row := range rows {
+		if _, err := s.Exec(row...); err != nil { //nolint:noctx // a context costs a goroutine per row
+			return err
+		}
+	}
+	return tx.Commit()
 }
 
 func perRow(b *testing.B, batch func()) {

@@ -26,10 +26,6 @@ func (s *Sink) withControl(ctx context.Context, doing string, fn func(c *conn) e
 	return nil
 }
 
-func (s *Sink) fingerprint() string {
-	return fmt.Sprintf("cluster %s, %s, table %s", s.setup.ClusterID, s.setup.Source, s.cfg.Table)
-}
-
 func now() string { return time.Now().UTC().Format(layoutTimestamptz) }
 
 // Init implements flow.Checkpointer.
@@ -61,27 +57,34 @@ func (s *Sink) Init(ctx context.Context, starts func(context.Context) ([]flow.Po
 	})
 }
 
-// register inserts the flow, or compares it with what is there.
+// register inserts the flow, or compares it with what is there: its
+// fingerprint is where it reads from and what it writes.
 func (s *Sink) register(c *conn) error {
-	want := s.fingerprint()
-	err := c.exec("INSERT INTO "+flowTable+" (flow, fingerprint, format, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (flow) DO NOTHING",
-		s.setup.Flow, want, formatVersion, now())
+	err := c.exec("INSERT INTO "+flowTable+" (flow, format_version, cluster_id, source, target, created_at) VALUES (?, ?, ?, ?, ?, ?)"+
+		" ON CONFLICT (flow) DO NOTHING", s.setup.Flow, formatVersion, s.setup.ClusterID, s.setup.Source, s.cfg.Table, now())
 	if err != nil {
 		return err
 	}
-	var have string
 	var format int64
-	err = c.run(func(r *stmt) error { have, format = r.text(0), r.int(1); return nil },
-		"SELECT fingerprint, format FROM "+flowTable+" WHERE flow = ?", s.setup.Flow)
-	switch {
-	case err != nil:
+	var cluster, source, target string
+	err = c.run(func(r *stmt) error {
+		format, cluster, source, target = r.int(0), r.text(1), r.text(2), r.text(3)
+		return nil
+	}, "SELECT format_version, cluster_id, source, target FROM "+flowTable+" WHERE flow = ?", s.setup.Flow)
+	if err != nil {
 		return err
-	case format != formatVersion:
+	}
+	if format != formatVersion {
 		return flow.Fatal(fmt.Errorf("the checkpoint of flow %s has format %d, and this program knows %d: use the version that wrote it, or a newer one",
 			s.setup.Flow, format, formatVersion))
-	case have != want:
-		return flow.Fatal(fmt.Errorf("flow %s exists with another source or target: it was %q and is %q now; positions of one mean nothing for the other. "+
-			"Give the flow another name, or, to start over, delete its rows from %s and %s", s.setup.Flow, have, want, flowTable, checkpointTable))
+	}
+	for _, d := range []struct{ what, was, is string }{
+		{"source cluster", cluster, s.setup.ClusterID}, {"source", source, s.setup.Source}, {"target table", target, s.cfg.Table},
+	} {
+		if d.was != d.is {
+			return flow.Fatal(fmt.Errorf("flow %s exists with another %s: it was %q and is %q now, and positions of one mean nothing for the other; "+
+				"give the flow another name, or delete its rows from %s and %s to start over", s.setup.Flow, d.what, d.was, d.is, flowTable, checkpointTable))
+		}
 	}
 	return nil
 }

@@ -227,7 +227,7 @@ func (e *encoder) appendList(c *encodedColumn, elem *flow.Column, lo, hi int) er
 
 // appendJSONString quotes text. Bytes that are not UTF-8 become U+FFFD; text
 // columns have none.
-func appendJSONString(dst []byte, s []byte) []byte {
+func appendJSONString(dst, s []byte) []byte {
 	const digits = "0123456789abcdef"
 	dst = append(dst, '"')
 	for i := 0; i < len(s); {

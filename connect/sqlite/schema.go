@@ -22,10 +22,12 @@ const (
 func ownTables(deadLetters string) []string {
 	return []string{
 		`CREATE TABLE IF NOT EXISTS ` + flowTable + ` (
-  flow        TEXT PRIMARY KEY NOT NULL,
-  fingerprint TEXT NOT NULL,
-  format      INTEGER NOT NULL,
-  created_at  TEXT NOT NULL
+  flow           TEXT PRIMARY KEY NOT NULL,
+  format_version INTEGER NOT NULL,
+  cluster_id     TEXT NOT NULL,
+  source         TEXT NOT NULL,
+  target         TEXT NOT NULL,
+  created_at     TEXT NOT NULL
 )`,
 		`CREATE TABLE IF NOT EXISTS ` + checkpointTable + ` (
   flow          TEXT NOT NULL,
@@ -49,14 +51,14 @@ func ownTables(deadLetters string) []string {
   partition    INTEGER NOT NULL,
   "offset"     INTEGER NOT NULL,
   timestamp    TEXT NOT NULL,
-  record_key   BLOB,
-  record_value BLOB,
+  "key"        BLOB,
+  value        BLOB,
   headers      TEXT NOT NULL,
   stage        TEXT NOT NULL,
   class        TEXT NOT NULL,
   column_name  TEXT NOT NULL,
   message      TEXT NOT NULL,
-  failed_at    TEXT NOT NULL
+  created_at   TEXT NOT NULL
 )`,
 	}
 }

@@ -276,7 +276,7 @@ func TestConstraintViolationsAreLocated(t *testing.T) {
 	r.want("SELECT count(*) FROM telemetry", "0")
 	r.writeBatch(b)
 	r.want(allRows, "a|1|0", "b|9|0")
-	r.want(`SELECT "offset", class, column_name, stage, record_value, headers FROM penstock_dead_letter`,
+	r.want(`SELECT "offset", class, column_name, stage, value, headers FROM penstock_dead_letter`,
 		`1|constraint||write|[114 97 119]|[{"key":"h","value":"/w=="}]`,
 		`2|null|device_id|write|[114 97 119]|[{"key":"h","value":"/w=="}]`,
 		`3|constraint||write|[114 97 119]|[{"key":"h","value":"/w=="}]`,
@@ -327,7 +327,7 @@ func TestTombstoneInAppend(t *testing.T) {
 	r := open1(t, testConfig(t), telemetryFields)
 	r.write(row{device: "a", seq: 1, tombstone: true}, row{device: "a", seq: 2})
 	r.want(allRows, "a|2|0")
-	r.want("SELECT class, record_key, record_value IS NULL FROM penstock_dead_letter", "tombstone|[97]|1")
+	r.want("SELECT class, key, value IS NULL FROM penstock_dead_letter", "tombstone|[97]|1")
 }
 
 func TestPositionsOnly(t *testing.T) {

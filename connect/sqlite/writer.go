@@ -119,7 +119,8 @@ func (w *writer) rows(ctx context.Context, b *flow.Batch) error {
 		if tombstone {
 			if w.cfg.Mode != ModeUpsert {
 				b.Reject(i, flow.StageWrite, &flow.RecordError{Class: "tombstone", Err: fmt.Errorf(
-					"a tombstone (a record without a value) deletes in mode upsert; in mode %s it means nothing", w.cfg.Mode)})
+					"a tombstone (a record without a value) deletes in mode upsert; in mode %s it means nothing", w.cfg.Mode,
+				)})
 				continue
 			}
 			q = w.remove
@@ -228,7 +229,7 @@ func notData(err error) error {
 
 func (w *writer) deadLetterSQL() string {
 	return "INSERT INTO " + quote(w.cfg.DeadLetterTable) +
-		` (flow, cluster_id, topic, topic_id, partition, "offset", timestamp, record_key, record_value, headers, stage, class, column_name, message, failed_at)` +
+		` (flow, cluster_id, topic, topic_id, partition, "offset", timestamp, "key", value, headers, stage, class, column_name, message, created_at)` +
 		" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 }
 
