@@ -30,13 +30,15 @@
 //
 //   - Numbers: int2, int4 and int8 take every JSON number whose value is whole and
 //     in range, so 1e3 and 1.0 too, but not 1.5. numeric keeps the number as it is
-//     written; numeric(p,s) refuses what does not fit after rounding to s places.
+//     written; numeric(p,s) refuses what does not fit after rounding to s places. Both
+//     refuse more than 131072 digits before the point or 16383 after it.
 //     A number in a string is of the wrong type unless format is "string".
 //   - Times are truncated to microseconds, towards the past, and lie in the years 1
 //     to 9999. A timestamp that is written with a zone is converted to UTC.
 //   - null is an absent value: the default if there is one. This holds for json
 //     columns too. A path that leads through null is absent; one that leads
-//     through a string, number or boolean is an error of type.
+//     through a string, number or boolean is an error of type, and so is one whose
+//     next key is no index where there is an array.
 //   - Arrays may hold nulls, and are of one dimension.
 //
 // A record without a value (a tombstone) has null in every column that is read

@@ -199,17 +199,26 @@ func (j *JSON) visitShared(data []byte, p int, n *node, depth int) int {
 
 // visitInner looks for the node's children in the value.
 func (j *JSON) visitInner(data []byte, p int, n *node, depth int) int {
-	switch c := data[p]; {
-	case c == '{':
+	var end int
+	switch data[p] {
+	case '{':
 		return j.visitObject(data, p+1, n.object, depth+1)
-	case c == '[' && n.elems != nil:
-		return j.visitArray(data, p+1, n.elems, depth+1)
+	case '[':
+		end = j.visitArray(data, p+1, n.elems, depth+1)
+		if n.keyed < 0 {
+			return end
+		}
+	default:
+		end = j.skip(data, p, depth)
 	}
-	end := j.skip(data, p, depth)
 	if end < 0 || data[p] == 'n' {
 		return end
 	}
-	c := &j.plan.columns[n.first]
+	first := n.first
+	if data[p] == '[' {
+		first = n.keyed
+	}
+	c := &j.plan.columns[first]
 	what := "the " + c.part()
 	if len(n.path) > 0 {
 		what = strconv.Quote(strings.Join(n.path, ".")) + " in " + what

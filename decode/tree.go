@@ -49,8 +49,9 @@ type node struct {
 	targets []*node
 	// children are the nodes below, in objects, arrays and targets.
 	children []*node
-	// first is the first of the columns below, for messages.
-	first int
+	// first is the first of the columns below, for messages, and keyed the first
+	// whose path goes on with a key that is no index, -1 if none does.
+	first, keyed int
 	// path is the keys that lead here, for messages.
 	path []string
 }
@@ -103,7 +104,7 @@ func newTree(p *plan, columns []int) *tree {
 }
 
 func (t *tree) node(path []string) *node {
-	n := &node{column: -1, first: -1, path: path}
+	n := &node{column: -1, first: -1, keyed: -1, path: path}
 	t.nodes = append(t.nodes, n)
 	return n
 }
@@ -112,7 +113,10 @@ func (t *tree) node(path []string) *node {
 func (t *tree) add(p *plan, i int) {
 	n, keys := t.root, p.paths[i]
 	n.noteColumn(i)
-	for depth := range keys {
+	for depth, key := range keys {
+		if n.keyed < 0 && index(key) < 0 {
+			n.keyed = i
+		}
 		n = n.child(t, keys[:depth+1])
 		n.noteColumn(i)
 	}
