@@ -1,0 +1,18 @@
+// Package flowtest is the conformance suite of Penstock's connectors, and the
+// test doubles that the engine is tested with.
+//
+// What belongs here: RunSink, RunSource and RunFlow, which every sink, every
+// source and every pair of them passes; Log and Table, a partitioned log and a
+// transactional table in memory that behave as real ones do, faults included;
+// and Audit, which finds lost, doubled and reordered records. What does not:
+// anything that knows a client library, and anything that production code
+// imports.
+//
+// # Adding a connector
+//
+// A connector's test fills in a SinkHarness or a SourceHarness, which says how
+// to make a fresh target or topic and what the connector can do (its features),
+// and calls RunSink or RunSource. A case that needs an ability which the
+// features do not name is left out, never skipped in silence: the list of cases
+// is computed from the features.
+package flowtest
