@@ -194,21 +194,39 @@ func (d *Database) CPU() time.Duration {
 	if d.server == 0 {
 		return 0
 	}
-	_, ticks := procStat(d.server)
-	all, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		return 0
-	}
-	for _, path := range all {
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if err != nil {
-			continue
-		}
-		if parent, own := procStat(pid); parent == d.server {
-			ticks += own
+	// A process that ends moves its time to its parent's. Should that happen
+	// while they are read, they are read again.
+	var ticks int64
+	for range 20 {
+		before, children := childrenOf(d.server)
+		_, ticks = procStat(d.server)
+		ticks += children
+		if after, _ := childrenOf(d.server); after == before {
+			break
 		}
 	}
 	return time.Duration(ticks) * (time.Second / 100) // USER_HZ is 100 on every Linux that Go runs on
+}
+
+// childrenOf returns the process ids of a process's children, as one string,
+// and their processor time together in ticks.
+func childrenOf(pid int) (ids string, ticks int64) {
+	all, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return "", 0
+	}
+	for _, path := range all {
+		id := filepath.Base(filepath.Dir(path))
+		n, err := strconv.Atoi(id)
+		if err != nil {
+			continue
+		}
+		if parent, own := procStat(n); parent == pid {
+			ids += id + " "
+			ticks += own
+		}
+	}
+	return ids, ticks
 }
 
 // procStat returns a process's parent, and its processor time in ticks: its

@@ -1,5 +1,254 @@
 package main
 
-import "context"
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"math"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
 
-func (b *Bench) decode(context.Context) error { return nil }
+	"github.com/valyala/fastjson"
+
+	"github.com/penstockdev/penstock/decode"
+	"github.com/penstockdev/penstock/flow"
+)
+
+// decodeBatch is how many records one Process call decodes. There are as many
+// different records, so that the branch predictor cannot learn them by heart.
+const decodeBatch = 4096
+
+// document is a kind of record, and what is to be made of it.
+type document struct {
+	name    string
+	columns []nestedColumn
+	make    func(g *generator, i int) []byte
+	goal    float64 // ns for decode and encode
+}
+
+func documents() []document {
+	return []document{
+		{
+			name: fmt.Sprintf("%d B, 5 columns", recordSize), make: (*generator).JSON, goal: 350,
+			columns: []nestedColumn{
+				{"device_id", "text", "device_id"},
+				{"seq", "int8", "seq"},
+				{"ts", "timestamptz", "ts"},
+				{"temp", "float8", "temp"},
+				{"payload", "text", "payload"},
+			},
+		},
+		{name: fmt.Sprintf("%d B, 20 nested columns", nestedSize), make: (*generator).Nested, goal: 1200, columns: nestedColumns},
+	}
+}
+
+// batch makes the records of a document.
+func (d *document) batch() *flow.Batch {
+	g := newGenerator()
+	records := make([]flow.Record, decodeBatch)
+	for i := range records {
+		records[i] = flow.Record{Value: bytes.Clone(d.make(g, i)), Offset: int64(i)}
+	}
+	return flow.NewBatch(records, []flow.Part{{Next: decodeBatch, End: decodeBatch}})
+}
+
+func (d *document) decoder() (*decode.JSON, error) {
+	var cfg decode.JSONConfig
+	for _, c := range d.columns {
+		cfg.Columns = append(cfg.Columns, decode.Column{Name: c.name, Type: c.typ, Path: c.path})
+	}
+	return decode.NewJSON(cfg)
+}
+
+// A decoderFunc fills the batch's columns and calls each for every row, when
+// its values are there and before they are overwritten.
+type decoderFunc func(b *flow.Batch, each func(i int)) error
+
+// penstockDecoder is Penstock's own.
+func (d *document) penstockDecoder() (decoderFunc, error) {
+	j, err := d.decoder()
+	if err != nil {
+		return nil, err
+	}
+	ctx := context.Background()
+	return func(b *flow.Batch, each func(i int)) error {
+		err := j.Process(ctx, b)
+		for i := b.Next(0); i >= 0; i = b.Next(i + 1) {
+			each(i)
+		}
+		return err
+	}, nil
+}
+
+// fastjsonDecoder fills the same columns through valyala/fastjson. Its strings
+// are views that hold until the next record, so that it copies none either.
+func (d *document) fastjsonDecoder() (decoderFunc, error) {
+	j, err := d.decoder()
+	if err != nil {
+		return nil, err
+	}
+	fields := j.Fields()
+	paths := make([][]string, len(d.columns))
+	for i, c := range d.columns {
+		paths[i] = strings.Split(c.path, ".")
+	}
+	var parser fastjson.Parser
+	return func(b *flow.Batch, each func(i int)) error {
+		if b.Columns == nil {
+			b.Columns = flow.NewColumns(fields)
+		}
+		b.Columns.Reset(len(b.Records))
+		for i := range b.Records {
+			v, err := parser.ParseBytes(b.Records[i].Value)
+			if err != nil {
+				return err
+			}
+			for k, path := range paths {
+				if err := setColumn(&b.Columns.Cols[k], i, v.Get(path...)); err != nil {
+					return err
+				}
+			}
+			each(i)
+		}
+		return nil
+	}, nil
+}
+
+func setColumn(c *flow.Column, i int, v *fastjson.Value) (err error) {
+	switch c.Kind { //nolint:exhaustive // the kinds of the two documents
+	case flow.KindString:
+		c.Bytes[i], err = v.StringBytes()
+	case flow.KindInt64:
+		c.Ints[i], err = v.Int64()
+	case flow.KindFloat64:
+		c.Floats[i], err = v.Float64()
+	case flow.KindBool:
+		var yes bool
+		if yes, err = v.Bool(); yes {
+			c.Ints[i] = 1
+		} else {
+			c.Ints[i] = 0
+		}
+	case flow.KindTimestamp:
+		var s []byte
+		if s, err = v.StringBytes(); err == nil {
+			var t time.Time
+			t, err = time.Parse(time.RFC3339Nano, string(s))
+			c.Ints[i] = t.UnixMicro()
+		}
+	default:
+		err = fmt.Errorf("column %s: no such kind here", c.Name)
+	}
+	return err
+}
+
+// encodeRow appends row i in COPY's binary form.
+func encodeRow(dst []byte, cols *flow.Columns, i int) []byte {
+	be := binary.BigEndian
+	dst = be.AppendUint16(dst, uint16(len(cols.Cols)))
+	for k := range cols.Cols {
+		c := &cols.Cols[k]
+		switch {
+		case c.Null(i):
+			dst = be.AppendUint32(dst, math.MaxUint32)
+		case c.Kind == flow.KindString:
+			dst = be.AppendUint32(dst, uint32(len(c.Bytes[i])))
+			dst = append(dst, c.Bytes[i]...)
+		case c.Kind == flow.KindFloat64:
+			dst = be.AppendUint32(dst, 8)
+			dst = be.AppendUint64(dst, math.Float64bits(c.Floats[i]))
+		case c.Kind == flow.KindBool:
+			dst = be.AppendUint32(dst, 1)
+			dst = append(dst, byte(c.Ints[i]))
+		case c.Kind == flow.KindTimestamp:
+			dst = be.AppendUint32(dst, 8)
+			dst = be.AppendUint64(dst, uint64(c.Ints[i]-pgEpoch))
+		case c.Type == "int4":
+			dst = be.AppendUint32(dst, 4)
+			dst = be.AppendUint32(dst, uint32(int32(c.Ints[i])))
+		default:
+			dst = be.AppendUint32(dst, 8)
+			dst = be.AppendUint64(dst, uint64(c.Ints[i]))
+		}
+	}
+	return dst
+}
+
+// benchmarkDecode measures one decoder; with encode, the rows are encoded as
+// well. One operation is a batch; ns/record says it for one record.
+func benchmarkDecode(b *testing.B, d *document, decoder func() (decoderFunc, error), encode bool) {
+	run, err := decoder()
+	if err != nil {
+		b.Fatal(err)
+	}
+	batch := d.batch()
+	out := make([]byte, 0, 64<<10)
+	rows := 0
+	each := func(i int) {
+		rows++
+		if !encode {
+			return
+		}
+		if len(out) > 32<<10 {
+			out = out[:0] // as if sent
+		}
+		out = encodeRow(out, batch.Columns, i)
+	}
+	once := func() {
+		if err := run(batch, each); err != nil {
+			b.Fatal(err)
+		}
+	}
+	once()
+	if rows != decodeBatch {
+		b.Fatalf("%d of %d records were decoded", rows, decodeBatch)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		once()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/decodeBatch, "ns/record")
+}
+
+// decode measures the decoders in turn, several times, on one core.
+func (b *Bench) decode(ctx context.Context) error {
+	testing.Init()
+	if err := flag.Set("test.benchtime", b.opts.BenchTime.String()); err != nil {
+		return err
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for _, d := range documents() {
+		ours, theirs, decodeOnly := []float64{}, []float64{}, []float64{}
+		var allocations []float64
+		for round := range b.opts.Pairs {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			full := testing.Benchmark(func(tb *testing.B) { benchmarkDecode(tb, &d, d.penstockDecoder, true) })
+			fast := testing.Benchmark(func(tb *testing.B) { benchmarkDecode(tb, &d, d.fastjsonDecoder, true) })
+			alone := testing.Benchmark(func(tb *testing.B) { benchmarkDecode(tb, &d, d.penstockDecoder, false) })
+			if full.N == 0 || fast.N == 0 || alone.N == 0 {
+				return fmt.Errorf("a decoder refused the records of %s; `go test -bench .` says why", d.name)
+			}
+			ours, theirs, decodeOnly = append(ours, perRecord(full)), append(theirs, perRecord(fast)), append(decodeOnly, perRecord(alone))
+			allocations = append(allocations, float64(full.MemAllocs)/float64(full.N)/decodeBatch)
+			fmt.Fprintf(b.out, "  %2d  %-24s decode %5.0f ns  decode + encode %5.0f ns  fastjson + encode %5.0f ns  allocs %.4f  load %s\n",
+				round+1, d.name, perRecord(alone), perRecord(full), perRecord(fast), allocations[round], loadAverage())
+		}
+		b.report.add("decode", nil,
+			figure("decode", "decode + encode, "+d.name, "ns", Goal{AtMost: d.goal}, ours...),
+			figure("decode", "decode alone, "+d.name, "ns", Goal{}, decodeOnly...),
+			figure("decode", "fastjson + the same encoder, "+d.name, "ns", Goal{}, theirs...),
+			figure("decode", "speed to fastjson's, "+d.name, "×", Goal{AtLeast: 1.6}, paired(theirs, ours)...),
+			worst(figure("decode", "allocations a record, "+d.name, "", Goal{AtMost: 0.0005}, allocations...)))
+	}
+	return nil
+}
+
+func perRecord(r testing.BenchmarkResult) float64 {
+	return float64(r.T.Nanoseconds()) / float64(r.N) / decodeBatch
+}

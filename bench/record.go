@@ -44,10 +44,10 @@ type generator struct {
 func newGenerator() *generator {
 	g := &generator{pcg: rand.NewPCG(1, 2)}
 	g.rnd = rand.New(g.pcg)
-	// A vocabulary gives the payload about the redundancy of real telemetry:
-	// lz4 takes it to a little more than half.
+	// A vocabulary of this size gives the payload some redundancy, as real
+	// telemetry has: lz4 takes the topic to a little more than half.
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-	for range 2048 {
+	for range 6000 {
 		w := make([]byte, 4+g.rnd.IntN(6))
 		for i := range w {
 			w[i] = letters[g.rnd.IntN(len(letters))]
