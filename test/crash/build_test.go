@@ -1,0 +1,67 @@
+package crash
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+var (
+	kills    = flag.Int("kills", 100, "kills of the PostgreSQL runs; SQLite gets two fifths")
+	keepLogs = flag.String("logs", "", "directory to keep the processes' logs in")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// The tests wait far more than they work: a kill costs the group's session
+	// timeout. How many run at once has nothing to do with the number of cores.
+	if err := flag.Set("test.parallel", "10"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	if binDir != "" {
+		_ = os.RemoveAll(binDir)
+	}
+	os.Exit(code)
+}
+
+var binDir string
+
+// The programs are compiled once, with failpoints and without the race
+// detector: what is tested is the binary that people run.
+var (
+	mkBinDir = sync.OnceValue(func() (err error) {
+		binDir, err = os.MkdirTemp("", "penstock-crash-")
+		return err
+	})
+	programs = map[string]func() error{
+		"penstock": sync.OnceValue(func() error { return compile("./cmd/penstock") }),
+		"naive":    sync.OnceValue(func() error { return compile("./test/crash/naive") }),
+	}
+)
+
+func compile(pkg string) error {
+	if err := mkBinDir(); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(context.Background(), "go", "build", "-tags=failpoint", "-o", binDir+string(filepath.Separator), pkg)
+	cmd.Dir = filepath.Join("..", "..")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return nil
+}
+
+func binary(t *testing.T, name string) string {
+	t.Helper()
+	if err := programs[name](); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(binDir, name)
+}

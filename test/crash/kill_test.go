@@ -1,0 +1,190 @@
+package crash
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/penstockdev/penstock/internal/testservice"
+)
+
+// The steps between reading and committing.
+var steps = []string{
+	"source.read", "source.revoke", "flow.revoke", "sink.before_begin", "sink.in_copy", "sink.before_commit", "sink.after_commit",
+	"sink.dead_letter", "flow.before_source_commit",
+}
+
+const atRandom = "at random"
+
+// agenda hands out where to kill next, until enough kills have happened and
+// each step was hit twice.
+type agenda struct {
+	mu    sync.Mutex // guards what follows
+	want  int
+	total int
+	hits  map[string]int
+	turn  int
+}
+
+func newAgenda(want int) *agenda { return &agenda{want: want, hits: map[string]int{}} }
+
+// next is a step, or at random for one kill in five; false when it is enough.
+func (a *agenda) next() (string, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rare := slices.DeleteFunc(slices.Clone(steps), func(s string) bool { return a.hits[s] >= 2 })
+	switch {
+	case a.total >= a.want && len(rare) == 0:
+		return "", false
+	case a.total >= 10*a.want+100: // a step that is never reached: the caller complains
+		return "", false
+	case a.total >= a.want:
+		return rare[rand.IntN(len(rare))], true
+	}
+	a.turn++
+	if a.turn%5 == 0 {
+		return atRandom, true
+	}
+	return steps[a.turn%len(steps)], true
+}
+
+func (a *agenda) killed(where string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.total++
+	a.hits[where]++
+}
+
+func (a *agenda) report(t *testing.T) {
+	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var b strings.Builder
+	for _, s := range slices.Sorted(maps.Keys(a.hits)) {
+		fmt.Fprintf(&b, ", %s %d", s, a.hits[s])
+	}
+	t.Logf("%d kills%s", a.total, b.String())
+	for _, s := range steps {
+		if a.hits[s] < 2 {
+			t.Errorf("failpoint %s killed %d times, want at least 2", s, a.hits[s])
+		}
+	}
+	if a.total < a.want {
+		t.Errorf("%d kills, want %d", a.total, a.want)
+	}
+}
+
+// slot is one place in the group: a process that is killed and started again.
+func (a *agenda) slot(r *rig, mu *sync.Mutex) {
+	for !r.t.Failed() {
+		where, more := a.next()
+		if !more {
+			return
+		}
+		arm := ""
+		if where != atRandom {
+			arm = fmt.Sprintf("%s=kill@%d", where, hitToKill(where))
+		}
+		mu.Lock()
+		p := r.start(arm)
+		mu.Unlock()
+		limit := 4 * time.Second
+		if where == atRandom {
+			limit = time.Duration(300+rand.IntN(3000)) * time.Millisecond
+		}
+		if !p.wait(limit) && strings.HasSuffix(where, ".revoke") {
+			p.signal(syscall.SIGTERM) // leaving revokes as well
+			p.wait(time.Second)
+		}
+		p.kill()
+		if p.err == nil && strings.HasSuffix(where, ".revoke") {
+			continue // it had nothing to give up, and left in order
+		}
+		if !p.killed() {
+			r.t.Errorf("%s, to be killed %s, ended by itself: %v\n%s", p.label, where, p.err, p.log.tail())
+			return
+		}
+		if arm == "" || p.failpoints()[where] == 0 {
+			where = atRandom
+		}
+		a.killed(where)
+	}
+}
+
+// hitToKill is at which hit a failpoint kills: not always the first, or nothing
+// would ever get past it.
+func hitToKill(where string) int {
+	switch {
+	case strings.HasSuffix(where, ".revoke"), where == "sink.dead_letter":
+		return 1 + rand.IntN(2)
+	default:
+		return 1 + rand.IntN(12)
+	}
+}
+
+// killRun kills until the agenda is done, on several flows at once, and checks
+// each in the end.
+func killRun(t *testing.T, want, flows, slots int, newTarget func(*testing.T) *target) {
+	a := newAgenda(want)
+	t.Run("flows", func(t *testing.T) {
+		for i := range flows {
+			t.Run(fmt.Sprint(i), func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, newTopic(t, testservice.Kafka(t)), newTarget(t))
+				r.topic.produce(2000)
+				stop := r.topic.flow(400, 200*time.Millisecond)
+				defer stop()
+				var wg sync.WaitGroup
+				var mu sync.Mutex // guards the rig while processes start
+				for range slots {
+					wg.Go(func() { a.slot(r, &mu) })
+				}
+				wg.Wait()
+				stop()
+				r.finish()
+			})
+		}
+	})
+	a.report(t)
+}
+
+func TestKillPostgres(t *testing.T) {
+	t.Parallel()
+	killRun(t, *kills, 4, 2, postgresTarget)
+}
+
+func TestKillSQLite(t *testing.T) {
+	t.Parallel()
+	killRun(t, *kills*2/5, 3, 1, sqliteTarget) // a SQLite file has one process
+}
+
+// TestKillControl kills the naive loop between the commit of the database and
+// that of the group: it must double rows, and the check must see it.
+func TestKillControl(t *testing.T) {
+	t.Parallel()
+	for name, newTarget := range map[string]func(*testing.T) *target{"postgres": postgresTarget, "sqlite": sqliteTarget} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, newTopic(t, testservice.Kafka(t)), newTarget(t)).control("group")
+			r.topic.produce(2000)
+			for range 10 {
+				p := r.start("sink.after_commit=kill@2")
+				if !p.wait(10*time.Second) || !p.killed() {
+					t.Fatalf("the control was not killed: %v\n%s", p.err, p.log.tail())
+				}
+				if r.doubled() {
+					break
+				}
+			}
+			if !r.wantCaught(0) {
+				t.Fatal("ten kills between the two commits doubled nothing: this test proves nothing")
+			}
+		})
+	}
+}
