@@ -8,11 +8,29 @@ import (
 
 func BenchmarkDecode(b *testing.B) {
 	for _, d := range documents() {
-		b.Run(d.name, func(b *testing.B) {
-			b.Run("penstock", func(b *testing.B) { benchmarkDecode(b, &d, d.penstockDecoder, false) })
-			b.Run("penstock and encode", func(b *testing.B) { benchmarkDecode(b, &d, d.penstockDecoder, true) })
-			b.Run("fastjson and encode", func(b *testing.B) { benchmarkDecode(b, &d, d.fastjsonDecoder, true) })
-		})
+		for _, c := range []struct {
+			name    string
+			decoder func() (decoderFunc, error)
+			encode  bool
+		}{
+			{"penstock", d.penstockDecoder, false},
+			{"penstock and encode", d.penstockDecoder, true},
+			{"fastjson and encode", d.fastjsonDecoder, true},
+		} {
+			b.Run(d.name+"/"+c.name, func(b *testing.B) {
+				once, err := decodeLoop(&d, c.decoder, c.encode)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := once(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/decodeBatch, "ns/record")
+			})
+		}
 	}
 }
 
