@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -21,6 +22,12 @@ import (
 const (
 	atEarliest int64 = -2
 	atLatest   int64 = -1
+)
+
+// A topic that is missing is looked for so many times, with a wait between.
+const (
+	topicTries = 4
+	topicWait  = 250 * time.Millisecond
 )
 
 // committed is what the group has committed of a partition.
@@ -55,9 +62,16 @@ func (c *cluster) topics(ctx context.Context, names []string, pattern *regexp.Re
 	if pattern != nil {
 		doing, names = "looking for topics that match "+pattern.String(), nil
 	}
-	md, err := c.adm.Metadata(ctx, names...)
-	if err != nil {
-		return "", nil, c.conn.explain(doing, err)
+	var md kadm.Metadata
+	for try := 1; ; try++ {
+		var err error
+		if md, err = c.adm.Metadata(ctx, names...); err != nil {
+			return "", nil, c.conn.explain(doing, err)
+		}
+		// A topic that was created just now is not known to every broker yet.
+		if try == topicTries || !errors.Is(md.Topics.Error(), kerr.UnknownTopicOrPartition) || !sleep(ctx, topicWait) {
+			break
+		}
 	}
 	if pattern != nil {
 		md.Topics.FilterInternal()
@@ -214,7 +228,7 @@ func (c *cluster) diverged(ctx context.Context, positions []flow.Position) (map[
 		switch {
 		case !asked:
 		case e.Err != nil:
-			return nil, c.conn.explain("comparing the leader epoch of "+p.Partition.String(), e.Err)
+			return nil, c.conn.explain("comparing the leader epoch of "+p.String(), e.Err)
 		case e.EndOffset >= 0 && e.EndOffset < p.Offset:
 			out[p.Partition] = e.EndOffset
 		}

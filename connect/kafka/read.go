@@ -97,9 +97,9 @@ func (s *Source) deliver(t *kgo.FetchTopic, p *kgo.FetchPartition) bool {
 	}
 	last := p.Records[len(p.Records)-1]
 	f := flow.Fetch{
-		Partition: name, TopicID: s.idText(t.TopicID), Next: max(next, last.Offset+1), LeaderEpoch: last.LeaderEpoch,
-		End: p.HighWatermark, Records: views(s.in.Buffer(len(p.Records)), p.Records),
+		Partition: name, TopicID: s.idText(t.TopicID), Next: max(next, last.Offset+1), LeaderEpoch: last.LeaderEpoch, End: p.HighWatermark,
 	}
+	f.Records = views(s.in.Buffer(len(p.Records)), p.Records) // last: kgo's records are not ours any more
 	if s.cfg.Isolation == readCommitted && p.LastStableOffset >= 0 {
 		f.End = p.LastStableOffset
 	}

@@ -1,0 +1,265 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/penstockdev/penstock/flow"
+)
+
+// ledger is the checkpoint of a group in memory: who owns which partition, and
+// where it goes on.
+type ledger struct {
+	mu    sync.Mutex
+	owner map[flow.Partition]string
+	next  map[flow.Partition]int64
+	// crashed members lose their partitions to whoever claims them.
+	crashed map[string]bool
+}
+
+func newLedger() *ledger {
+	return &ledger{owner: map[flow.Partition]string{}, next: map[flow.Partition]int64{}, crashed: map[string]bool{}}
+}
+
+func (l *ledger) claim(t testing.TB, p flow.Partition, member string) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if o := l.owner[p]; o != "" && o != member && !l.crashed[o] {
+		t.Errorf("%s assigned to %s while %s has it", p, member, o)
+	}
+	l.owner[p] = member
+	return l.next[p]
+}
+
+func (l *ledger) release(p flow.Partition, member string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.owner[p] == member {
+		delete(l.owner, p)
+	}
+}
+
+func (l *ledger) advance(t testing.TB, f flow.Fetch, member string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.owner[f.Partition] != member {
+		t.Errorf("%s delivered to %s, but %q owns it", f.Partition, member, l.owner[f.Partition])
+	}
+	if len(f.Records) > 0 && f.Records[0].Offset != l.next[f.Partition] {
+		t.Errorf("%s: offset %d delivered to %s, want %d", f.Partition, f.Records[0].Offset, member, l.next[f.Partition])
+	}
+	l.next[f.Partition] = f.Next
+}
+
+func (l *ledger) total() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var n int64
+	for _, o := range l.next {
+		n += o
+	}
+	return n
+}
+
+// Members join and leave while records arrive: every partition has one owner
+// at any time, and every record is delivered once, in order.
+func TestMembersJoinAndLeave(t *testing.T) {
+	t.Parallel()
+	for _, assignor := range []string{"cooperative-sticky", "range"} {
+		t.Run(assignor, func(t *testing.T) {
+			t.Parallel()
+			const partitions = 6
+			b := newBroker(t)
+			topic := b.topic(partitions)
+			cfg := b.config(topic)
+			cfg.Assignor = assignor
+			l := newLedger()
+			produced := 0
+			more := func() {
+				t.Helper()
+				b.fill(topic, partitions, produced, 200)
+				produced += 200
+				eventually(t, "all records", func() bool { return l.total() == int64(partitions*produced) })
+			}
+			join := func(name string) (*running, *intake) {
+				in := newIntake(t)
+				in.ledger, in.member = l, name
+				return run(t, cfg, in), in
+			}
+			a, inA := join("a")
+			more()
+			_, inB := join("b")
+			eventually(t, "both to own half", func() bool { return inA.owns() == 3 && inB.owns() == 3 })
+			more()
+			c, inC := join("c")
+			eventually(t, "all three to own a third", func() bool { return inA.owns() == 2 && inB.owns() == 2 && inC.owns() == 2 })
+			more()
+			a.stop()
+			closeSource(t, a.Source)
+			if n := inA.owns(); n != 0 {
+				t.Errorf("owns %d partitions after Close", n)
+			}
+			eventually(t, "the others to share its partitions", func() bool { return inB.owns() == 3 && inC.owns() == 3 })
+			more()
+			c.stop()
+			closeSource(t, c.Source)
+			eventually(t, "one to own all", func() bool { return inB.owns() == partitions })
+			more()
+		})
+	}
+}
+
+const memberEnv = "PENSTOCK_KAFKA_TEST_MEMBER"
+
+// runMember is the process that TestMemberCrashes kills.
+func runMember() {
+	f := strings.Fields(os.Getenv(memberEnv))
+	src, err := NewSource(SourceConfig{
+		Connection: Connection{Brokers: f[:1]}, Topics: f[1:2], Group: f[2],
+		SessionTimeout: 3 * time.Second, HeartbeatInterval: 300 * time.Millisecond, RebalanceTimeout: 10 * time.Second,
+	})
+	if err == nil {
+		_, err = src.Open(context.Background())
+	}
+	if err == nil {
+		err = src.Subscribe(context.Background(), newIntake(nil))
+	}
+	for err == nil {
+		err = src.Read(context.Background())
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+// The partitions of a killed process come back within the session timeout.
+func TestMemberCrashes(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	topic := b.topic(4)
+	b.fill(topic, 4, 0, 10)
+	cfg := b.config(topic)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe)
+	cmd.Env = append(os.Environ(), memberEnv+"="+strings.Join([]string{b.addr, topic, cfg.Group}, " "))
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Wait() })
+	eventually(t, "the other process to join", func() bool {
+		groups, err := b.adm.DescribeGroups(t.Context(), cfg.Group)
+		return err == nil && len(groups[cfg.Group].Members) == 1 && groups[cfg.Group].State == "Stable"
+	})
+	in := newIntake(t)
+	run(t, cfg, in)
+	eventually(t, "half of the partitions", func() bool { return in.owns() == 2 })
+	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all partitions", func() bool { return in.owns() == 4 && in.count() == 40 })
+}
+
+// While the engine answers an assignment nothing is delivered, and Read ends
+// with its context all the same. An assignment that ends before the answer is
+// asked again.
+func TestAssignmentThatTakesLong(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	topic := b.topic(4)
+	b.fill(topic, 4, 0, 10)
+	cfg := b.config(topic)
+	in := newIntake(t)
+	hold := make(chan struct{})
+	entered := make(chan struct{}, 100)
+	in.start = func(ctx context.Context, p flow.PartitionInfo) int64 {
+		entered <- struct{}{}
+		select {
+		case <-hold:
+			return p.Start
+		case <-ctx.Done(): // a rebalance
+			return -1
+		}
+	}
+	src, _ := open(t, cfg)
+	if err := src.Subscribe(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	<-entered
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	if err := src.Read(ctx); err != nil || in.count() > 0 {
+		t.Errorf("Read during Assigned: %v, %d records", err, in.count())
+	}
+	cancel()
+	other := newIntake(t)
+	run(t, cfg, other)
+	eventually(t, "the other to own half", func() bool { return other.owns() == 2 })
+	close(hold)
+	go func() {
+		for range entered { //nolint:revive // drained until the test ends
+		}
+	}()
+	t.Cleanup(func() { close(entered) })
+	ctx, cancel = context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for in.count() < 20 && ctx.Err() == nil {
+		if err := src.Read(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if in.count() != 20 || in.owns() != 2 {
+		t.Errorf("%d records of %d partitions", in.count(), in.owns())
+	}
+}
+
+// Static members come back to their partitions without a rebalance.
+func TestStaticMembership(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	topic := b.topic(2)
+	b.fill(topic, 2, 0, 5)
+	cfg := b.config(topic)
+	cfg.SessionTimeout = 20 * time.Second
+	one, two := cfg, cfg
+	one.InstanceID, two.InstanceID = "one", "two"
+	in := newIntake(t)
+	run(t, one, in)
+	r := run(t, two, newIntake(t))
+	eventually(t, "half of the partitions", func() bool { return in.owns() == 1 })
+	r.stop()
+	closeSource(t, r.Source)
+	again := newIntake(t)
+	run(t, two, again)
+	eventually(t, "the other half again", func() bool { return again.owns() == 1 })
+	if in.owns() != 1 {
+		t.Errorf("the other member owns %d partitions", in.owns())
+	}
+}
+
+func TestGroupErrors(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	cfg := b.config(b.topic(1))
+	in := newIntake(t)
+	run(t, cfg, in)
+	eventually(t, "the partition", func() bool { return in.owns() == 1 })
+	other := cfg
+	other.Assignor = "roundrobin"
+	r := run(t, other, newIntake(t))
+	eventually(t, "an error", func() bool { return r.fatal() != nil })
+	wantError(t, "another assignor", r.fatal(), flow.ClassFatal, cfg.Group, "assignor")
+	slow := b.config(cfg.Topics...)
+	slow.SessionTimeout, slow.HeartbeatInterval = 24*time.Hour, time.Hour
+	r = run(t, slow, newIntake(t))
+	eventually(t, "an error", func() bool { return r.fatal() != nil })
+	wantError(t, "session timeout", r.fatal(), flow.ClassFatal, slow.Group, "session_timeout of 24h")
+}
