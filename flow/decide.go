@@ -136,7 +136,9 @@ func startPosition(info PartitionInfo, c *Checkpoint, known int32, openEnded boo
 	if pos.TopicID != "" && info.TopicID != "" && pos.TopicID != info.TopicID {
 		return pos, false, &PositionLostError{Position: pos, Begin: info.Begin, End: info.End, TopicIDNow: info.TopicID}
 	}
-	if pos.Offset < info.Begin || pos.Offset > info.End {
+	// A position beyond the end is for the source to find: a predecessor may
+	// have moved it there after info was asked for.
+	if pos.Offset < info.Begin {
 		return pos, false, &PositionLostError{Position: pos, Begin: info.Begin, End: info.End}
 	}
 	return pos, false, nil

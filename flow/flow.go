@@ -42,11 +42,13 @@ type Flow struct {
 	parts    map[Partition]*partition
 	seeks    []Position
 	wakeRead context.CancelFunc // interrupts Read; nil while the reader does not read
-	state    State
-	err      error // the last error of a retry or wait
-	failure  error // why the flow stops
-	cancel   context.CancelFunc
-	retries  map[*lane]bool // lanes that wait to try again
+	// anyPaused: Read cannot deliver everything, so a change must interrupt it.
+	anyPaused bool
+	state     State
+	err       error // the last error of a retry or wait
+	failure   error // why the flow stops
+	cancel    context.CancelFunc
+	retries   map[*lane]bool // lanes that wait to try again
 
 	records, rows, dead, batches, retried, bytes, fences atomic.Int64
 	lastCommit                                           atomic.Int64 // Unix microseconds
@@ -262,6 +264,7 @@ func (f *Flow) retry(ctx context.Context, what string, fn func() error) error {
 		}
 		switch ClassOf(err) {
 		case ClassTransient:
+			unknown = 0
 		case ClassUnknown:
 			if unknown++; unknown > f.cfg.Retry.UnknownAttempts {
 				return fmt.Errorf("%s: gave up after %d attempts: %w", what, unknown, err)

@@ -40,6 +40,7 @@ func (f *Flow) readLoop(ctx context.Context) {
 			f.positionLost(lost)
 			continue
 		case ClassOf(err) == ClassTransient:
+			unknown = 0
 		case ClassOf(err) == ClassUnknown && unknown < f.cfg.Retry.UnknownAttempts:
 			unknown++
 		default:
@@ -61,7 +62,7 @@ func (f *Flow) readLoop(ctx context.Context) {
 func (f *Flow) awaitRoom(ctx context.Context) bool {
 	pauser, _ := f.cfg.Source.(Pauser)
 	for {
-		room, full := 0, 0
+		room, full, paused := 0, 0, false
 		var pause, resume []Partition
 		for _, l := range f.lanes {
 			l.mu.Lock()
@@ -83,11 +84,13 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 					p.paused = false
 					resume = append(resume, p.Partition)
 				}
+				paused = paused || p.paused && !p.gone
 			}
 			l.mu.Unlock()
 		}
 		f.mu.Lock()
 		seeks := len(f.seeks) > 0
+		f.anyPaused = paused
 		f.mu.Unlock()
 		if pauser != nil {
 			if len(pause) > 0 {
@@ -108,12 +111,18 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 	}
 }
 
-// roomChanged makes the reader look at the lanes again.
+// roomChanged makes the reader look at the lanes again. While partitions are
+// paused it interrupts a Read: what it waits for may be in one of them.
 func (f *Flow) roomChanged() {
 	select {
 	case f.room <- struct{}{}:
 	default:
 	}
+	f.mu.Lock()
+	if f.anyPaused && f.wakeRead != nil {
+		f.wakeRead()
+	}
+	f.mu.Unlock()
 }
 
 // requestSeek asks the reader to set the source back.
@@ -137,9 +146,18 @@ func (f *Flow) applySeeks(ctx context.Context, stop context.CancelFunc) bool {
 	seeks := f.seeks
 	f.seeks = nil
 	f.wakeRead = stop
+	paused := f.anyPaused
 	f.mu.Unlock()
 	if len(seeks) == 0 {
-		return true
+		if !paused {
+			return true
+		}
+		select {
+		case <-f.room: // changed since the lanes were looked at
+			return false
+		default:
+			return true
+		}
 	}
 	seeker, ok := f.cfg.Source.(Seeker)
 	if !ok {

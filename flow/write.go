@@ -9,17 +9,32 @@ import (
 	"time"
 )
 
+// idleCheck is how often a lane without work compares its positions with the
+// checkpoint. A failover or a restore that moved data and positions back is
+// found by the next write; without records there is none.
+var idleCheck = 10 * time.Second
+
 // write takes batches from prepare and writes them, in order, until prepare
 // has ended or the flow fails.
 func (l *lane) write(ctx context.Context) {
+	timer := time.NewTimer(idleCheck)
+	defer timer.Stop()
 	for {
 		l.mu.Lock()
 		l.idle = true
 		l.mu.Unlock()
 		l.poke()
-		b, ok := <-l.out
-		if !ok {
-			return
+		var b *laneBatch
+		var ok bool
+		timer.Reset(idleCheck)
+		select {
+		case b, ok = <-l.out:
+			if !ok {
+				return
+			}
+		case <-timer.C:
+			l.verify(ctx)
+			continue
 		}
 		l.mu.Lock()
 		l.idle = false
@@ -105,6 +120,7 @@ func (l *lane) writeBatch(ctx context.Context, b *laneBatch) error {
 				return fmt.Errorf("gave up after %d attempts: %w", unknown, err)
 			}
 		case ClassTransient:
+			unknown = 0
 		}
 		attempt++
 		wait := l.f.cfg.Retry.wait(attempt)
@@ -171,6 +187,42 @@ func (l *lane) written(b *laneBatch, view *Batch, took time.Duration) {
 	l.mu.Unlock()
 	f.count(&stats)
 	f.committer.poke()
+}
+
+// verify resets the lane if the checkpoint is not where the lane left it.
+func (l *lane) verify(ctx context.Context) {
+	if l.f.checkpoints == nil {
+		return
+	}
+	l.mu.Lock()
+	var held []*partition
+	var names []Partition
+	for _, p := range l.parts {
+		if !p.gone {
+			held, names = append(held, p), append(names, p.Partition)
+		}
+	}
+	l.mu.Unlock()
+	if len(names) == 0 {
+		return
+	}
+	stored, err := l.f.checkpoints.Read(ctx, names)
+	if err != nil {
+		return // the next write will meet it, and say so
+	}
+	moved := false
+	l.mu.Lock()
+	for i, p := range held {
+		// Only this goroutine moves committed.
+		moved = moved || !p.gone && !p.seeking && (stored[i].Offset != p.committed || stored[i].Owner != p.owner)
+	}
+	l.mu.Unlock()
+	if !moved {
+		return
+	}
+	if err := l.reset(ctx); err != nil && ctx.Err() == nil {
+		l.f.fail(err)
+	}
 }
 
 // reset drops everything that the lane holds and reads on from what the
