@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/coljson"
 )
 
 // withControl runs fn on the control connection, in a transaction that holds
@@ -26,7 +27,7 @@ func (s *Sink) withControl(ctx context.Context, doing string, fn func(c *conn) e
 	return nil
 }
 
-func now() string { return time.Now().UTC().Format(layoutTimestamptz) }
+func now() string { return time.Now().UTC().Format(coljson.LayoutTimestamptz) }
 
 // Init implements flow.Checkpointer.
 func (s *Sink) Init(ctx context.Context, starts func(context.Context) ([]flow.Position, error)) error {

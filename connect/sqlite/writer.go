@@ -10,6 +10,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/coljson"
 	"github.com/penstockdev/penstock/internal/failpoint"
 )
 
@@ -209,7 +210,7 @@ func (w *writer) deadLetters(b *flow.Batch) error {
 			return err
 		}
 		err = w.dead.run(nil, w.setup.Flow, w.setup.ClusterID, d.Topic, d.TopicID, d.ID, d.Record.Offset,
-			time.UnixMicro(d.Record.Timestamp).UTC().Format(layoutTimestamptz),
+			time.UnixMicro(d.Record.Timestamp).UTC().Format(coljson.LayoutTimestamptz),
 			d.Record.Key, d.Record.Value, headers, string(d.Stage), d.Class, d.Column, d.Message, now())
 		if err != nil {
 			return notData(fmt.Errorf("writing the dead letter of %s offset %d: %w", d.Partition, d.Record.Offset, err))
