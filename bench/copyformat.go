@@ -20,7 +20,7 @@ const copySignature = "PGCOPY\n\xff\r\n\x00" + "\x00\x00\x00\x00" + "\x00\x00\x0
 var pgEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 
 // appendCopyRow encodes one row.
-func appendCopyRow(b []byte, device []byte, seq, ts int64, temp float64, payload []byte) []byte {
+func appendCopyRow(b, device []byte, seq, ts int64, temp float64, payload []byte) []byte {
 	be := binary.BigEndian
 	b = be.AppendUint16(b, 5)
 	b = be.AppendUint32(b, uint32(len(device)))

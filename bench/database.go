@@ -66,7 +66,7 @@ func (d *Database) inAdmin(ctx context.Context, sql string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(ctx) //nolint:errcheck // what it was for has its own error
 	_, err = conn.Exec(ctx, sql)
 	return err
 }
@@ -127,7 +127,7 @@ func (d *Database) Fill(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	_, err = d.conn.PgConn().CopyFrom(ctx, f, "COPY "+table+" FROM STDIN (FORMAT binary)")
 	return err
 }
@@ -142,7 +142,7 @@ func sumsOf(path string) (s sums, err error) {
 	if err != nil {
 		return s, err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	r, err := newCopyReader(f)
 	for err == nil {
 		var row Row

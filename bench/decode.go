@@ -10,11 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/valyala/fastjson"
-	"golang.org/x/sys/unix"
-
 	"github.com/penstockdev/penstock/decode"
 	"github.com/penstockdev/penstock/flow"
+	"github.com/valyala/fastjson"
+	"golang.org/x/sys/unix"
 )
 
 // decodeBatch is how many records one Process call decodes. There are as many
@@ -118,7 +117,7 @@ func (d *document) fastjsonDecoder() (decoderFunc, error) {
 }
 
 func setColumn(c *flow.Column, i int, v *fastjson.Value) (err error) {
-	switch c.Kind { //nolint:exhaustive // the kinds of the two documents
+	switch c.Kind {
 	case flow.KindString:
 		c.Bytes[i], err = v.StringBytes()
 	case flow.KindInt64:

@@ -63,7 +63,7 @@ func handLane(ctx context.Context, o loopOptions, lane int) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(ctx) //nolint:errcheck // everything is committed, or the process fails
 
 	var (
 		parser fastjson.Parser
@@ -138,7 +138,7 @@ func firstLoop(ctx context.Context, o loopOptions) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(ctx) //nolint:errcheck // everything is committed, or the process fails
 
 	var started time.Time
 	for n := 0; n < o.Records; {

@@ -172,7 +172,7 @@ func allocations(ctx context.Context, admin string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // only read
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
 		if v, ok := strings.CutPrefix(lines.Text(), "go_memstats_mallocs_total "); ok {

@@ -68,7 +68,8 @@ func indexOf(partition int32, offset int64) int { return int(offset)*partitions 
 // holds until the next call.
 func (g *generator) JSON(i int) []byte {
 	row, temp := g.head(i)
-	b := append(g.buf[:0], `{"device_id":"`...)
+	b := g.buf[:0]
+	b = append(b, `{"device_id":"`...)
 	b = append(b, row.Device...)
 	b = append(b, `","seq":`...)
 	b = strconv.AppendInt(b, row.Seq, 10)

@@ -17,9 +17,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/penstockdev/penstock/internal/testservice/server" //nolint:depguard // to install servers as the tests do
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/penstockdev/penstock/internal/testservice/server"
 )
 
 // Servers are the broker and the database that is measured on.

@@ -56,7 +56,7 @@ func (s sqliteFile) Verify(ctx context.Context, want sums) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.Close() //nolint:errcheck // only read
 	var got sums
 	err = db.QueryRowContext(ctx, `SELECT count(*), coalesce(sum(seq), 0), coalesce(sum(length(payload)), 0) FROM `+table).
 		Scan(&got.rows, &got.seqs, &got.payload)
@@ -112,7 +112,7 @@ func sqliteLoop(ctx context.Context, o loopOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	rows, err := newCopyReader(f)
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func sqliteLoop(ctx context.Context, o loopOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	defer insert.Close()
+	defer insert.Close() //nolint:errcheck // everything is committed, or the process fails
 	for more := true; more; {
 		if more, err = sqliteTransaction(ctx, db, insert, rows, o.Batch); err != nil {
 			return err
@@ -142,8 +142,8 @@ func sqliteTransaction(ctx context.Context, db *sql.DB, insert *sql.Stmt, rows *
 	if err != nil {
 		return false, err
 	}
-	defer tx.Rollback() //nolint:errcheck // after Commit it does nothing
-	st := tx.StmtContext(ctx, insert)
+	defer tx.Rollback()               //nolint:errcheck // after Commit it does nothing
+	st := tx.StmtContext(ctx, insert) //nolint:sqlclosecheck // the transaction closes it
 	for range n {
 		row, err := rows.Next()
 		if errors.Is(err, io.EOF) {

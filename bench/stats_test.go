@@ -43,8 +43,10 @@ func TestGoal(t *testing.T) {
 // The pairs are made within rounds, also where rounds ran in reverse.
 func TestPairsAreOfOneRound(t *testing.T) {
 	ms := []Measurement{
-		{Side: "a", Round: 0, Rate: 10}, {Side: "b", Round: 0, Rate: 20},
-		{Side: "b", Round: 1, Rate: 400}, {Side: "a", Round: 1, Rate: 100},
+		{Side: "a", Round: 0, Rate: 10},
+		{Side: "b", Round: 0, Rate: 20},
+		{Side: "b", Round: 1, Rate: 400},
+		{Side: "a", Round: 1, Rate: 100},
 	}
 	got := paired(bySide(ms, "a", rate), bySide(ms, "b", rate))
 	if diff := cmp.Diff([]float64{0.5, 0.25}, got); diff != "" {
