@@ -82,5 +82,8 @@ func fieldErrorf(c *Column, field, format string, args ...any) error {
 	if c.Name != "" {
 		path += "." + c.Name
 	}
-	return connect.Errorf(path+"."+field, format, args...)
+	if field != "" {
+		path += "." + field
+	}
+	return connect.Errorf(path, format, args...)
 }

@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"unicode/utf8"
@@ -76,7 +77,7 @@ func (c *column) setNumber(col *flow.Column, i int, b []byte) fault {
 func (c *column) setBytes(col *flow.Column, i int, b []byte, scratch *[]byte) fault {
 	start := len(*scratch)
 	buf, err := *scratch, error(nil)
-	switch c.layout { //nolint:exhaustive // the others are not of bytea
+	switch c.layout {
 	case layoutHex:
 		if len(b) >= 2 && b[0] == '\\' && b[1] == 'x' { // as PostgreSQL prints it
 			b = b[2:]
@@ -104,10 +105,8 @@ func decodeBase64(raw *base64.Encoding, dst, b []byte) ([]byte, error) {
 			}
 		}
 	}
-	for _, c := range b { // which the decoder would skip
-		if c == '\n' || c == '\r' {
-			return dst, base64.CorruptInputError(0)
-		}
+	if bytes.ContainsAny(b, "\r\n") { // which the decoder would skip
+		return dst, base64.CorruptInputError(0)
 	}
 	return raw.AppendDecode(dst, b)
 }
@@ -137,10 +136,8 @@ func checkText(b []byte) fault {
 	if !utf8.Valid(b) {
 		return invalidUTF8
 	}
-	for _, c := range b {
-		if c == 0 {
-			return nulCharacter
-		}
+	if bytes.IndexByte(b, 0) >= 0 {
+		return nulCharacter
 	}
 	return fine
 }

@@ -121,13 +121,13 @@ func (j *JSON) document(t *tree, data []byte, part string) error {
 		j.end(data, p)
 	}
 	if j.err != nil {
+		_ = t.takeError() // what is wrong with the document matters more
 		err := j.err.in(part)
 		j.err = nil
-		t.forgetErrors()
 		return err
 	}
 	if j.misfits > 0 {
-		return t.forgetErrors()
+		return t.takeError()
 	}
 	if j.found == len(t.leaves) {
 		return nil
@@ -444,9 +444,9 @@ func (j *JSON) forget(n *node) {
 	}
 }
 
-// forgetErrors returns the error of the record's first column that has one, and
+// takeError returns the error of the record's first column that has one, and
 // clears all.
-func (t *tree) forgetErrors() (first error) {
+func (t *tree) takeError() (first error) {
 	for _, n := range t.nodes {
 		if first == nil {
 			first = n.err

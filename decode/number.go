@@ -258,14 +258,11 @@ func decompose(b []byte) (d decimal) {
 		}
 		m = m[1:]
 	}
-	for len(m) > 0 {
-		last := m[len(m)-1]
-		if last == '.' {
+	for len(m) > 0 && (m[len(m)-1] == '0' || m[len(m)-1] == '.') {
+		if m[len(m)-1] == '.' {
 			frac = 0
-		} else if last == '0' {
-			d.exp++
 		} else {
-			break
+			d.exp++
 		}
 		m = m[:len(m)-1]
 	}
@@ -334,7 +331,7 @@ func (c *column) fitsDecimal(b []byte, exponent bool) fault {
 		if !exponent && len(b) <= numericScale {
 			return fine
 		}
-	} else if !exponent && len(b) <= c.precision-c.scale {
+	} else if !exponent && c.scale >= 0 && len(b) <= c.precision-c.scale {
 		return fine
 	}
 	d := decompose(b)

@@ -1,6 +1,8 @@
 package decode
 
 import (
+	"slices"
+
 	"github.com/penstockdev/penstock/flow"
 )
 
@@ -45,9 +47,9 @@ func (j *JSON) topic(name string) []byte {
 
 // lastHeader is the value of the last header of that name, nil if none.
 func lastHeader(rec *flow.Record, name string) []byte {
-	for i := len(rec.Headers) - 1; i >= 0; i-- {
-		if rec.Headers[i].Key == name {
-			return rec.Headers[i].Value
+	for _, h := range slices.Backward(rec.Headers) {
+		if h.Key == name {
+			return h.Value
 		}
 	}
 	return nil

@@ -127,7 +127,7 @@ func (c *column) checkSource(src *Column) error {
 		return fieldErrorf(src, "format", "what is read from %s has no formats", src.From)
 	}
 	if c.from == fromTimestamp && c.op == opInt {
-		switch c.layout { //nolint:exhaustive // the others are refused
+		switch c.layout {
 		case layoutDefault:
 			c.layout = layoutUnixMs
 		case layoutUnix, layoutUnixMs, layoutUnixUs, layoutUnixNs:

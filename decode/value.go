@@ -167,7 +167,7 @@ func (r *rows) number(c *column, col *flow.Column, i int, data []byte, p int) in
 		return r.misfit(wrongType, p)
 	}
 	b := data[p:end:end]
-	f := fine
+	var f fault
 	switch {
 	case c.op != opTime && c.op != opDate:
 		f = c.setNumber(col, i, b)
