@@ -13,6 +13,7 @@ import (
 
 	"github.com/penstockdev/penstock/connect"
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/filelock"
 )
 
 // Sink writes into one table of one SQLite file. Make it with NewSink.
@@ -22,7 +23,7 @@ type Sink struct {
 	// mu guards what follows. Control statements (claims, reads) have a
 	// connection of their own, beside the writer's.
 	mu      sync.Mutex
-	claim   *claim
+	claim   *filelock.Lock
 	control *conn
 	setup   flow.Setup
 	table   []tableColumn
@@ -90,21 +91,21 @@ func backendName() string {
 }
 
 // waitForClaim gives a predecessor that is about to end BusyTimeout to do so.
-func (s *Sink) waitForClaim(ctx context.Context, flowName string) (*claim, error) {
+func (s *Sink) waitForClaim(ctx context.Context, flowName string) (*filelock.Lock, error) {
 	path := s.cfg.Path + "-penstock-" + flowName + ".lock"
 	deadline := time.Now().Add(s.cfg.BusyTimeout)
 	for {
-		c, err := takeClaim(path)
+		c, err := filelock.Take(path)
 		if err == nil {
 			return c, nil
 		}
-		var held *errClaimed
+		var held *filelock.HeldError
 		if !errors.As(err, &held) {
 			return nil, fmt.Errorf("opening %s: %w", s.cfg.Path, err)
 		}
 		if time.Now().After(deadline) {
 			return nil, flow.Fatal(fmt.Errorf("flow %s is being written to %s by %s already (it holds %s): "+
-				"a flow into SQLite runs in one process; stop the other one", flowName, s.cfg.Path, held.holder, path))
+				"a flow into SQLite runs in one process; stop the other one", flowName, s.cfg.Path, held.Holder, path))
 		}
 		select {
 		case <-ctx.Done():
@@ -248,6 +249,6 @@ func (s *Sink) closeLocked() {
 		s.control.close()
 		s.control = nil
 	}
-	s.claim.release()
+	s.claim.Release()
 	s.claim = nil
 }
