@@ -246,7 +246,15 @@ func (s *LogSource) takeOver(ctx context.Context, ps []flow.Partition) {
 	l.change(func() {
 		s.assigning = nil
 		if err != nil {
-			return // they stay unread until they are revoked
+			// None of them was assigned. Those that s shall have still come again.
+			for i := range infos {
+				p := infos[i].Partition
+				delete(s.assigned, p)
+				if g.owner[p] == s {
+					delete(g.owner, p)
+				}
+			}
+			return
 		}
 		for _, pos := range positions {
 			if f := s.assigned[pos.Partition]; f != nil && f.next < 0 && pos.Offset >= 0 {
