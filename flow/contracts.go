@@ -89,7 +89,9 @@ type Intake interface {
 	// Assigned tells of partitions that this process owns from now on and
 	// returns where to start each, in the same order. It may block (a
 	// predecessor must be removed, the database may be away) and retries inside
-	// until ctx ends; ctx is the life of the assignment. A partition whose
+	// until ctx ends; ctx is the life of the assignment. After an error (of ctx)
+	// none of them is assigned, and the source asks again for those that it
+	// keeps. A partition whose
 	// position cannot be had is returned with Offset -1 and must not be read:
 	// the flow is stopping, or waits for a person (Config.WaitOnLostPosition).
 	Assigned(ctx context.Context, ps []PartitionInfo) ([]Position, error)

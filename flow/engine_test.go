@@ -105,12 +105,15 @@ func durable(table *flowtest.Table, n int) func() bool {
 	}
 }
 
-func awaitDurable(t *testing.T, table *flowtest.Table, n int) {
+func awaitDurable(t *testing.T, table *flowtest.Table, n int, running ...*process) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := table.Wait(ctx, durable(table, n)); err != nil {
 		rows, dead := table.Len()
+		for _, p := range running {
+			t.Logf("%+v", p.flow.Status())
+		}
 		t.Fatalf("%d rows and %d dead letters of %d records: %v", rows, dead, n, err)
 	}
 }
@@ -228,7 +231,7 @@ func chaos(t *testing.T, seed uint64) (fenced int) {
 	for _, p := range running {
 		log.Notice(p.source)
 	}
-	awaitDurable(t, table, total)
+	awaitDurable(t, table, total, running...)
 	for _, p := range running {
 		if err := p.stop(t); err != nil {
 			t.Errorf("seed %d: %v", seed, err)

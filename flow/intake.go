@@ -40,10 +40,14 @@ func (f intake) Assigned(ctx context.Context, infos []PartitionInfo) ([]Position
 			continue
 		}
 		if err := f.takeOver(ctx, l, infos, indices, out); err != nil {
-			if ctx.Err() != nil || f.stopping() {
-				return out, nil
+			f.unassign(out)
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
 			}
 			f.fail(err)
+			for i := range out {
+				out[i].Offset = -1
+			}
 			return out, nil
 		}
 	}
@@ -52,6 +56,22 @@ func (f intake) Assigned(ctx context.Context, infos []PartitionInfo) ([]Position
 	}
 	f.roomChanged() // the reader looks at pauses anew
 	return out, nil
+}
+
+// unassign takes back what an Assigned that did not come to its end has done.
+func (f intake) unassign(positions []Position) {
+	for i := range positions {
+		if positions[i].Offset < 0 {
+			continue
+		}
+		f.mu.Lock()
+		p := f.parts[positions[i].Partition]
+		delete(f.parts, positions[i].Partition)
+		f.mu.Unlock()
+		if p != nil {
+			f.removeFromLane(p)
+		}
+	}
 }
 
 // takeOver claims the partitions infos[indices] for lane l, and puts where to

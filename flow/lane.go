@@ -25,11 +25,14 @@ type partition struct {
 	queue []chunk
 	// inflight counts batches that were cut and are not finished.
 	inflight int
-	// gone: revoked, or lost to another owner. Nothing is taken any more.
+	// gone: revoked, or lost for good. Nothing is taken any more.
 	gone bool
 	// seeking: a Seek is pending; what is delivered until then is stale.
 	seeking bool
-	paused  bool
+	// fencedAt is when the checkpoint was found to have another owner; zero
+	// while it is ours. The source is expected to revoke the partition soon.
+	fencedAt time.Time
+	paused   bool
 	// newest is the timestamp of the last durable record.
 	newest int64
 }

@@ -76,15 +76,16 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 			}
 			for _, p := range l.parts {
 				// A partition that is gone but not revoked yet stays paused.
+				gone := p.gone || !p.fencedAt.IsZero()
 				switch {
-				case !p.paused && (over || p.gone):
+				case !p.paused && (over || gone):
 					p.paused = true
 					pause = append(pause, p.Partition)
-				case p.paused && low && !p.gone:
+				case p.paused && low && !gone:
 					p.paused = false
 					resume = append(resume, p.Partition)
 				}
-				paused = paused || p.paused && !p.gone
+				paused = paused || p.paused && !gone
 			}
 			l.mu.Unlock()
 		}

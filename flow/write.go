@@ -24,6 +24,7 @@ func (l *lane) write(ctx context.Context) {
 		l.idle = true
 		l.mu.Unlock()
 		l.poke()
+		l.claimBack(ctx)
 		var b *laneBatch
 		var ok bool
 		timer.Reset(idleCheck)
@@ -198,7 +199,7 @@ func (l *lane) verify(ctx context.Context) {
 	var held []*partition
 	var names []Partition
 	for _, p := range l.parts {
-		if !p.gone {
+		if !p.gone && p.fencedAt.IsZero() {
 			held, names = append(held, p), append(names, p.Partition)
 		}
 	}
@@ -225,6 +226,36 @@ func (l *lane) verify(ctx context.Context) {
 	}
 }
 
+// claimBack takes over again what was let go some time ago and has not been revoked
+// since: the other owner was a zombie, or the checkpoint went back in time
+// together with its owner epochs.
+func (l *lane) claimBack(ctx context.Context) {
+	var held []*partition
+	l.mu.Lock()
+	for _, p := range l.parts {
+		if !p.gone && !p.fencedAt.IsZero() && time.Since(p.fencedAt) > idleCheck {
+			held = append(held, p)
+		}
+	}
+	l.mu.Unlock()
+	for _, p := range held {
+		stored, err := l.f.checkpoints.Claim(ctx, l.n, []Partition{p.Partition})
+		if err != nil || stored[0].Offset < 0 {
+			return // tried again with the next batch
+		}
+		c := &stored[0]
+		l.mu.Lock()
+		if !p.gone {
+			p.owner, p.fencedAt, p.seeking = c.Owner, time.Time{}, true
+			p.expect, p.cut, p.committed = c.Offset, c.Offset, c.Offset
+		}
+		l.mu.Unlock()
+		l.f.log.Warn("partition claimed back: it was fenced but never revoked", slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)),
+			slog.Int64("offset", c.Offset), slog.Int64("owner_epoch", c.Owner))
+		l.f.requestSeek([]Position{c.Position})
+	}
+}
+
 // reset drops everything that the lane holds and reads on from what the
 // checkpoint says. It follows a write that was fenced: the checkpoint was moved,
 // or some partitions belong to somebody else by now, and those are let go.
@@ -235,7 +266,7 @@ func (l *lane) reset(ctx context.Context) error {
 	var names []Partition
 	for _, p := range l.parts {
 		l.drop(p)
-		if !p.gone {
+		if !p.gone && p.fencedAt.IsZero() {
 			p.seeking = true
 			held = append(held, p)
 			names = append(names, p.Partition)
@@ -263,7 +294,7 @@ func (l *lane) reset(ctx context.Context) error {
 		case c.Offset < 0:
 			err = Fatal(fmt.Errorf("the checkpoint row of %s is gone: somebody removed it while the flow ran", p.Partition))
 		case c.Owner != p.owner:
-			p.gone = true
+			p.fencedAt = time.Now()
 			l.f.log.Warn("partition belongs to another owner now: let go", slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)),
 				slog.Int64("owner_epoch", p.owner), slog.Int64("owner_epoch_now", c.Owner))
 		default:
