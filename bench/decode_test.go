@@ -61,7 +61,7 @@ func TestDecodersAgree(t *testing.T) {
 
 // The COPY files of the limit and the rows of the flow must be the same bytes.
 func TestCopyRowsAgree(t *testing.T) {
-	d := documents()[0]
+	d := documents()[0] // of the topic's records
 	run, err := d.penstockDecoder()
 	if err != nil {
 		t.Fatal(err)

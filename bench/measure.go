@@ -20,8 +20,11 @@ type Measurement struct {
 	// FirstCommit is the time from the start of the process to the first
 	// committed row.
 	FirstCommit float64 `json:"first_commit_seconds,omitempty"`
-	// SteadyRate is that between the first and the last commit.
-	SteadyRate float64 `json:"steady_records_per_second,omitempty"`
+	// Ready is the time from the start of the process until it says that it is
+	// ready: connected, its partitions assigned, nothing read yet. RateFromReady
+	// is that from there to the last commit.
+	Ready         float64 `json:"ready_seconds,omitempty"`
+	RateFromReady float64 `json:"records_per_second_from_ready,omitempty"`
 	// CPU and ServerCPU are seconds of processor time, user and system, per
 	// million records: of the side's processes, and of the database server.
 	CPU       float64 `json:"cpu_seconds_per_million"`

@@ -18,12 +18,19 @@ import (
 // buildPenstock builds the binary and returns its path. A release is built
 // without the machine's paths, which means compiling everything once more.
 func buildPenstock(ctx context.Context, dir string, release bool) (string, error) {
+	const module = "github.com/penstockdev/penstock"
+	// Penstock is built in its own module: this one's go.sum knows only what
+	// the benchmark needs.
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		return "", fmt.Errorf("looking for the module %s (run the benchmark in its folder, bench/): %w", module, err)
+	}
 	path := filepath.Join(dir, "penstock")
-	args := []string{"build", "-ldflags=-s -w", "-o", path}
+	args := []string{"build", "-C", strings.TrimSpace(string(out)), "-ldflags=-s -w", "-o", path}
 	if release {
 		args = append(args, "-trimpath")
 	}
-	cmd := exec.CommandContext(ctx, "go", append(args, "github.com/penstockdev/penstock/cmd/penstock")...)
+	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/penstock")...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building penstock: %w\n%s", err, out)
@@ -79,12 +86,6 @@ func indent(s, by string) string {
 	return by + strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n"+by)
 }
 
-// progressAt is a point of the run: so many records were durable after so long.
-type progressAt struct {
-	after   time.Duration
-	records int64
-}
-
 // Run runs a new flow from the beginning of the topic until all its records
 // are committed, and stops it then.
 func (p *Penstock) Run(ctx context.Context, sink flowSink, lanes int) (m Measurement, err error) {
@@ -102,31 +103,36 @@ func (p *Penstock) Run(ctx context.Context, sink flowSink, lanes int) (m Measure
 	if err != nil {
 		return m, err
 	}
-	first, last, mallocs, err := p.watch(ctx, proc, func(ctx context.Context) (int64, error) { return sink.Progress(ctx, flow) }, admin)
+	seen, err := p.watch(ctx, proc, func(ctx context.Context) (int64, error) { return sink.Progress(ctx, flow) }, admin)
 	proc.Peak()
 	usage, stopErr := proc.Stop(syscall.SIGTERM)
 	if err := errors.Join(err, stopErr); err != nil {
 		return m, fmt.Errorf("penstock run %s: %w", file, err)
 	}
 	m = measured(p.Topic.Records, usage)
-	m.Seconds = last.after.Seconds()
-	m.FirstCommit = first.after.Seconds()
-	if rest := last.records - first.records; rest > 0 {
-		m.SteadyRate = float64(rest) / (last.after - first.after).Seconds()
-		m.SteadyAllocs = float64(mallocs.last-mallocs.first) / float64(rest)
+	m.Seconds = seen.last.Seconds()
+	m.FirstCommit = seen.first.Seconds()
+	m.Ready = seen.ready.Seconds()
+	m.RateFromReady = float64(m.Records) / (seen.last - seen.ready).Seconds()
+	m.Allocs = float64(seen.mallocsAtLast) / float64(m.Records)
+	if rest := int64(m.Records) - seen.recordsAtFirst; rest > 0 {
+		m.SteadyAllocs = float64(seen.mallocsAtLast-seen.mallocsAtFirst) / float64(rest)
 	}
-	m.Allocs = float64(mallocs.last) / float64(p.Topic.Records)
 	return m, nil
 }
 
-// mallocs are the numbers of heap allocations of the process at the first
-// commit and at the last.
-type mallocs struct{ first, last int64 }
+// sightings are the moments of a run, since the start of the process, and the
+// heap allocations that it had made by then.
+type sightings struct {
+	ready, first, last            time.Duration
+	recordsAtFirst                int64
+	mallocsAtFirst, mallocsAtLast int64
+}
 
 // watch follows a run by the flow's checkpoint, which is what a commit is. It
 // looks often where a moment counts, at the first and at the last commit, and
 // seldom in between: looking costs the database.
-func (p *Penstock) watch(ctx context.Context, proc *process, progress func(context.Context) (int64, error), admin string) (first, last progressAt, m mallocs, err error) {
+func (p *Penstock) watch(ctx context.Context, proc *process, progress func(context.Context) (int64, error), admin string) (s sightings, err error) {
 	const often, seldom = 5 * time.Millisecond, 50 * time.Millisecond
 	total := int64(p.Topic.Records)
 	timer := time.NewTimer(often)
@@ -135,24 +141,31 @@ func (p *Penstock) watch(ctx context.Context, proc *process, progress func(conte
 		select {
 		case <-timer.C:
 		case <-proc.exited:
-			return first, last, m, errors.New("it ended before all records were committed")
+			return s, errors.New("it ended before all records were committed")
 		case <-ctx.Done():
-			return first, last, m, context.Cause(ctx)
+			return s, context.Cause(ctx)
+		}
+		if s.ready == 0 && isReady(ctx, admin) {
+			s.ready = time.Since(proc.started)
 		}
 		n, err := progress(ctx)
 		if err != nil {
-			return first, last, m, fmt.Errorf("reading the checkpoint: %w", err)
+			return s, fmt.Errorf("reading the checkpoint: %w", err)
 		}
-		at := progressAt{time.Since(proc.started), n}
-		if n > 0 && first.records == 0 {
-			first = at
-			if m.first, err = allocations(ctx, admin); err != nil {
-				return first, last, m, err
+		at := time.Since(proc.started)
+		if n > 0 && s.first == 0 {
+			s.first, s.recordsAtFirst = at, n
+			if s.ready == 0 {
+				s.ready = at // it was, for less than a look
+			}
+			if s.mallocsAtFirst, err = allocations(ctx, admin); err != nil {
+				return s, err
 			}
 		}
 		if n >= total {
-			m.last, err = allocations(ctx, admin)
-			return first, at, m, err
+			s.last = at
+			s.mallocsAtLast, err = allocations(ctx, admin)
+			return s, err
 		}
 		if n == 0 || n > total-total/10 {
 			timer.Reset(often)
@@ -162,13 +175,26 @@ func (p *Penstock) watch(ctx context.Context, proc *process, progress func(conte
 	}
 }
 
+// isReady asks a Penstock that may not listen yet.
+func isReady(ctx context.Context, admin string) bool {
+	resp, err := get(ctx, "http://"+admin+"/readyz")
+	if err != nil {
+		return false
+	}
+	return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+}
+
+func get(ctx context.Context, url string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	return http.DefaultClient.Do(req)
+}
+
 // allocations asks a running Penstock how many heap objects it has made.
 func allocations(ctx context.Context, admin string) (int64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/metrics", http.NoBody)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := get(ctx, "http://"+admin+"/metrics")
 	if err != nil {
 		return 0, err
 	}
@@ -183,5 +209,5 @@ func allocations(ctx context.Context, admin string) (int64, error) {
 	if err := lines.Err(); err != nil {
 		return 0, err
 	}
-	return 0, fmt.Errorf("%s has no go_memstats_mallocs_total", req.URL)
+	return 0, errors.New("/metrics has no go_memstats_mallocs_total")
 }

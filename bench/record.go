@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"strconv"
 	"time"
@@ -83,6 +84,25 @@ func (g *generator) JSON(i int) []byte {
 	b = append(b, `"}`...)
 	g.buf = b
 	return b
+}
+
+// Rotated returns record i with its fields in another order than the record
+// before had them. The slice holds until the next call.
+func (g *generator) Rotated(i int) []byte {
+	fields := bytes.Split(bytes.Trim(bytes.Clone(g.JSON(i)), "{}"), []byte(`,"`))
+	b := append(g.buf[:0], '{')
+	for k := range fields {
+		field := fields[(k+i)%len(fields)]
+		if k > 0 {
+			b = append(b, ',')
+		}
+		if field[0] != '"' { // the split took it
+			b = append(b, '"')
+		}
+		b = append(b, field...)
+	}
+	g.buf = append(b, '}')
+	return g.buf
 }
 
 // Row returns what the columns of record i hold, without parsing JSON.

@@ -71,3 +71,20 @@ func TestNestedRecord(t *testing.T) {
 		}
 	}
 }
+
+func TestRotatedRecord(t *testing.T) {
+	g := newGenerator()
+	for i := range 10 {
+		var want, got map[string]any
+		if err := json.Unmarshal(g.JSON(i), &want); err != nil {
+			t.Fatal(err)
+		}
+		raw := g.Rotated(i)
+		if err := json.Unmarshal(raw, &got); err != nil || len(raw) != recordSize {
+			t.Fatalf("record %d: %v, %d bytes\n%s", i, err, len(raw), raw)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("record %d (-want +got):\n%s", i, diff)
+		}
+	}
+}

@@ -56,7 +56,7 @@ func printRun(w io.Writer, m Measurement) {
 		line += fmt.Sprintf("  rss %5.0f MiB", peakMiB(m))
 	}
 	if m.FirstCommit > 0 {
-		line += fmt.Sprintf("  first %.2f s  steady %.0f/s  allocs %.3f (steady %.3f)", m.FirstCommit, m.SteadyRate, m.Allocs, m.SteadyAllocs)
+		line += fmt.Sprintf("  ready %.2f s  first %.2f s  from ready %.0f/s  allocs %.3f (steady %.3f)", m.Ready, m.FirstCommit, m.RateFromReady, m.Allocs, m.SteadyAllocs)
 	}
 	fmt.Fprintf(w, "%s  load %s\n", line, m.Load)
 }
@@ -82,7 +82,11 @@ func (r *Report) Print(w io.Writer) error {
 			span = number(f.Min) + " … " + number(f.Max)
 			quartiles = number(f.Q1) + " … " + number(f.Q3)
 		}
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Median), f.Unit, span, quartiles, f.Goal, f.Verdict)
+		verdict := f.Verdict
+		if r.Quick {
+			verdict = ""
+		}
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Median), f.Unit, span, quartiles, f.Goal, verdict)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -26,10 +26,11 @@ const sqliteTable = `CREATE TABLE ` + table + ` (
 // sqliteTime is how Penstock stores a timestamptz.
 const sqliteTime = "2006-01-02T15:04:05.000000Z07:00"
 
-// openSQLite opens a file as Penstock does: WAL, a cache of 32 MiB, and an
-// fsync with every commit.
+// openSQLite opens a file with the settings that Penstock gives it by default.
 func openSQLite(path string) (*sql.DB, error) {
-	return sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=cache_size(-32768)&_pragma=busy_timeout(5000)")
+	return sql.Open("sqlite", "file:"+path+"?_pragma="+strings.Join([]string{
+		"busy_timeout(5000)", "journal_mode(wal)", "synchronous(full)", "temp_store(memory)", "cache_size(-32768)", "wal_autocheckpoint(8192)",
+	}, "&_pragma="))
 }
 
 // sqliteFile is the target of the SQLite sides.

@@ -120,7 +120,7 @@ func larger(a, b []float64) []float64 {
 
 func seconds(m Measurement) float64      { return m.Seconds }
 func rate(m Measurement) float64         { return m.Rate }
-func steadyRate(m Measurement) float64   { return m.SteadyRate }
+func readyRate(m Measurement) float64    { return m.RateFromReady }
 func firstCommit(m Measurement) float64  { return m.FirstCommit }
 func cpu(m Measurement) float64          { return m.CPU }
 func serverCPU(m Measurement) float64    { return m.ServerCPU }
