@@ -47,7 +47,7 @@ func (s *Sink) Inspect(ctx context.Context, setup flow.Setup) ([]flow.Position, 
 	var out []flow.Position
 	err = c.run(func(r *stmt) error {
 		out = append(out, flow.Position{
-			Partition: flow.Partition{Topic: r.text(0), ID: int32(r.int(1))}, //nolint:gosec // it was stored from an int32
+			Partition: flow.Partition{Topic: r.text(0), ID: int32(r.int(1))},     //nolint:gosec // it was stored from an int32
 			TopicID:   r.text(2), Offset: r.int(3), LeaderEpoch: int32(r.int(4)), //nolint:gosec // likewise
 		})
 		return nil

@@ -1,0 +1,172 @@
+// Package dryrun shows what a flow would make of the next records, without
+// writing anything, joining a group or taking a checkpoint over.
+package dryrun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/penstockdev/penstock/flow"
+)
+
+// Row is one record and what the flow would make of it.
+type Row struct {
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	Offset    int64  `json:"offset"`
+	// Columns are the row's, in order; nil for a dead letter.
+	Columns []Value `json:"-"`
+	// Record is the value of a record in a flow that does not decode.
+	Record []byte `json:"-"`
+	// Tombstone says that the record has a key and no value: it deletes, or is
+	// a dead letter, as the sink's mode says.
+	Tombstone bool `json:"tombstone,omitempty"`
+	// Dead is why the record would become a dead letter.
+	Dead *Dead `json:"dead_letter,omitempty"`
+}
+
+// Dead is a dead letter.
+type Dead struct {
+	Stage   flow.Stage `json:"stage"`
+	Class   string     `json:"class"`
+	Column  string     `json:"column,omitempty"`
+	Message string     `json:"message"`
+}
+
+// Report is what a dry run has found.
+type Report struct {
+	// Columns are the names of the columns; nil for a flow that does not decode.
+	Columns []string
+	Rows    []Row
+	// FromCheckpoint says that reading began where the flow stopped, not at
+	// its configured start.
+	FromCheckpoint bool
+}
+
+// Run reads the next n records of the flow, fewer if there are no more, and
+// decodes them. It closes what the configuration holds. The flow may be
+// running elsewhere meanwhile.
+func Run(ctx context.Context, cfg flow.Config, n int) (report *Report, err error) {
+	defer func() {
+		closing := context.WithoutCancel(ctx)
+		err = errors.Join(err, cfg.Source.Close(closing), cfg.Sink.Close(closing))
+	}()
+	peeker, ok := cfg.Source.(flow.Peeker)
+	if !ok {
+		return nil, errors.New("the source of this flow cannot be read without taking part in it, so there is no dry run of it")
+	}
+	log, err := cfg.Source.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("source: %w", err)
+	}
+	var transforms []flow.Transform
+	if cfg.Transforms != nil {
+		if transforms, err = cfg.Transforms(0); err != nil {
+			return nil, err
+		}
+	}
+	setup := flow.Setup{Flow: cfg.Name, ClusterID: log.ClusterID, Source: log.Name, Lanes: 1}
+	for _, t := range transforms {
+		if s, ok := t.(flow.Schemer); ok {
+			setup.Fields = s.Fields()
+		}
+	}
+	report = &Report{}
+	for _, f := range setup.Fields {
+		report.Columns = append(report.Columns, f.Name)
+	}
+	positions, stored, err := where(ctx, cfg.Sink, setup, log)
+	if err != nil {
+		return nil, fmt.Errorf("reading the flow's checkpoint: %w", err)
+	}
+	report.FromCheckpoint = stored
+
+	var fetches []flow.Fetch
+	if err := peeker.Peek(ctx, positions, n, func(f flow.Fetch) { fetches = append(fetches, f) }); err != nil {
+		return nil, fmt.Errorf("source: %w", err)
+	}
+	for _, f := range fetches {
+		f.Records = f.Records[:min(len(f.Records), n-len(report.Rows))]
+		if len(f.Records) == 0 {
+			continue
+		}
+		rows, err := process(ctx, f, transforms)
+		if err != nil {
+			return nil, err
+		}
+		report.Rows = append(report.Rows, rows...)
+	}
+	return report, nil
+}
+
+// where is where the flow would read on.
+func where(ctx context.Context, sink flow.Sink, setup flow.Setup, log *flow.Log) (from []flow.Position, stored bool, err error) {
+	var checkpoint []flow.Position
+	switch s := sink.(type) {
+	case flow.Inspector:
+		if checkpoint, err = s.Inspect(ctx, setup); err != nil {
+			return nil, false, err
+		}
+	case flow.Checkpointer:
+		return nil, false, errors.New("the sink of this flow does not tell its checkpoint without being opened, so there is no dry run of it")
+	default: // the source keeps the positions
+		for _, p := range log.Partitions {
+			if p.Committed >= 0 {
+				checkpoint = append(checkpoint, flow.Position{Partition: p.Partition, TopicID: p.TopicID, Offset: p.Committed, LeaderEpoch: p.LeaderEpoch})
+			}
+		}
+	}
+	for _, p := range log.Partitions {
+		pos := flow.Position{Partition: p.Partition, TopicID: p.TopicID, Offset: p.Start, LeaderEpoch: p.LeaderEpoch}
+		i := slices.IndexFunc(checkpoint, func(c flow.Position) bool { return c.Partition == p.Partition })
+		switch {
+		case i >= 0:
+			pos = checkpoint[i]
+		case len(checkpoint) > 0:
+			pos.Offset = p.Begin // a partition that is newer than the flow
+		}
+		if pos.TopicID != "" && p.TopicID != "" && pos.TopicID != p.TopicID || pos.Offset < p.Begin || pos.Offset > p.End {
+			return nil, false, &flow.PositionLostError{Position: pos, Begin: p.Begin, End: p.End, TopicIDNow: p.TopicID}
+		}
+		from = append(from, pos)
+	}
+	return from, len(checkpoint) > 0, nil
+}
+
+// process runs the transforms over the records of one fetch.
+func process(ctx context.Context, f flow.Fetch, transforms []flow.Transform) ([]Row, error) {
+	records := f.Records
+	for i := range records {
+		records[i].Part = 0
+	}
+	b := flow.NewBatch(records, []flow.Part{{
+		Partition: f.Partition, TopicID: f.TopicID, From: records[0].Offset, Next: f.Next, LeaderEpoch: f.LeaderEpoch, End: len(records),
+	}})
+	for _, t := range transforms {
+		if err := t.Process(ctx, b); err != nil {
+			return nil, err
+		}
+	}
+	rows := make([]Row, len(records))
+	for i := range records {
+		r := &records[i]
+		rows[i] = Row{Topic: f.Topic, Partition: f.ID, Offset: r.Offset, Tombstone: r.Value == nil}
+		switch {
+		case b.Rejected(i):
+		case b.Columns == nil:
+			rows[i].Record = slices.Clone(r.Value)
+		default:
+			rows[i].Columns = values(b.Columns, i)
+		}
+	}
+	for _, d := range b.DeadLetters() {
+		for i := range rows {
+			if rows[i].Offset == d.Record.Offset {
+				rows[i].Dead = &Dead{Stage: d.Stage, Class: d.Class, Column: d.Column, Message: d.Message}
+			}
+		}
+	}
+	return rows, nil
+}

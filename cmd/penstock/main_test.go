@@ -1,0 +1,228 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// binary is the built command: exit codes and signals are those of a process.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "penstock-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "penstock")
+	out, err := exec.CommandContext(context.Background(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, ".").CombinedOutput()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "building the command: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// result is how a command ended.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+func penstock(t *testing.T, env []string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Env = append([]string{"HOME=" + t.TempDir()}, env...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "flow.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const goodFlow = `flow: telemetry
+source:
+  kafka:
+    brokers: ["${BROKER:-127.0.0.1:1}"]
+    topics: [telemetry]
+    sasl: {username: app, password: "${PASSWORD}"}
+decode:
+  json:
+    columns:
+      device_id: text
+      seq: int8
+      ts: {type: timestamptz, path: meta.ts}
+sink:
+  sqlite: {path: "${DB:-telemetry.db}", table: telemetry, create_table: true}
+shutdown: {grace: 1s}
+`
+
+const password = "PASSWORD=correct-horse"
+
+func TestExitCodes(t *testing.T) {
+	good, bad := write(t, goodFlow), write(t, strings.Replace(goodFlow, "table:", "tabel:", 1))
+	for _, tt := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"help", []string{"--help"}, 0, "penstock demo"},
+		{"no arguments", nil, 0, "Usage"},
+		{"version", []string{"version"}, 0, "penstock "},
+		{"list", []string{"list"}, 0, "postgres"},
+		{"explain", []string{"explain", "kafka", "batch"}, 0, "session_timeout"},
+		{"explain unknown", []string{"explain", "kafak"}, 2, "kafak"},
+		{"schema", []string{"schema"}, 0, "json-schema.org"},
+		{"schema of unknown format", []string{"schema", "--format", "xml"}, 2, "json or markdown"},
+		{"unknown command", []string{"rnu"}, 2, "rnu"},
+		{"unknown flag", []string{"run", "--nope", good}, 2, "nope"},
+		{"run without a file", []string{"run"}, 2, "arg"},
+		{"lint", []string{"lint", good}, 0, "ok"},
+		{"lint with findings", []string{"lint", good, bad}, 1, `did you mean "table"?`},
+		{"lint of no file", []string{"lint", "/nonexistent.yaml"}, 2, "nonexistent"},
+		{"run of a wrong file", []string{"run", bad}, 2, `did you mean "table"?`},
+		{"run of a wrong setting", []string{"run", good, "--set", "lanes=x"}, 2, "whole number"},
+		{"run with a wrong log level", []string{"run", good, "--log-level", "loud"}, 2, "debug, info"},
+		{"run with a remote admin address", []string{"run", good, "--set", "admin.address=0.0.0.0:1"}, 2, "allow_remote"},
+		{"dry run of too many", []string{"run", good, "--dry-run", "-n", "0"}, 2, "--records"},
+		{"dry run without a broker", []string{"run", good, "--dry-run", "--timeout", "2s"}, 1, "127.0.0.1:1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := penstock(t, []string{password}, tt.args...)
+			if r.code != tt.code || !strings.Contains(r.stdout+r.stderr, tt.want) {
+				t.Errorf("exit code %d, want %d with %q:\n%s%s", r.code, tt.code, tt.want, r.stdout, r.stderr)
+			}
+			if all := r.stdout + r.stderr; strings.Contains(all, "correct-horse") || strings.Contains(all, "goroutine ") {
+				t.Errorf("a secret or a stack is shown:\n%s", all)
+			}
+		})
+	}
+}
+
+func TestRunStopsOnSignal(t *testing.T) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(sig.String(), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, binary, "run", write(t, goodFlow), "--log-format", "json", "--set", "admin.address="+address)
+			cmd.Env = []string{password, "DB=" + filepath.Join(t.TempDir(), "t.db")}
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			for path, want := range map[string]string{"/healthz": "ok", "/readyz": "connecting", "/metrics": `penstock_state{flow="telemetry",state="starting"} 1`} {
+				if body := get(ctx, t, "http://"+address+path); !strings.Contains(body, want) {
+					t.Errorf("%s answers %q, want %q", path, body, want)
+				} else if strings.Contains(body, "correct-horse") {
+					t.Errorf("%s shows a secret", path)
+				}
+			}
+			if err := cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("a flow that was told to stop: %v\n%s", err, stderr.String())
+			}
+			if s := stderr.String(); strings.Contains(s, "correct-horse") || !strings.Contains(s, `"msg":"stopped"`) {
+				t.Errorf("log:\n%s", s)
+			}
+		})
+	}
+}
+
+// get asks until somebody answers.
+func get(ctx context.Context, t *testing.T, url string) string {
+	t.Helper()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			if ctx.Err() != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(10 * time.Millisecond):
+			}
+			continue
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(body)
+	}
+}
+
+func TestReferenceIsCurrent(t *testing.T) {
+	for file, args := range map[string][]string{
+		"flow-file.md":          {"schema", "--format", "markdown"},
+		"flow-file.schema.json": {"schema"},
+	} {
+		path := filepath.Join("..", "..", "docs", "reference", file)
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatalf("%v; write it with: go generate ./cmd/penstock", err)
+		}
+		if got := penstock(t, nil, args...).stdout; got != string(want) {
+			t.Errorf("%s is not current; write it with: go generate ./cmd/penstock", path)
+		}
+	}
+}
+
+func TestBinarySize(t *testing.T) {
+	info, err := os.Stat(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const most = 40 << 20
+	if info.Size() > most {
+		t.Errorf("the stripped binary has %d MiB, want at most %d", info.Size()>>20, most>>20)
+	}
+	t.Logf("the stripped binary has %.1f MiB", float64(info.Size())/(1<<20))
+}

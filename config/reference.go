@@ -1,0 +1,212 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/penstockdev/penstock/connect"
+)
+
+// Reference is the reference page of flow files, in Markdown.
+func Reference(r *connect.Registry) (string, error) {
+	spec, err := Spec()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	b.WriteString(referenceHead)
+	b.WriteString("## The file\n\n")
+	fieldTable(&b, spec.Type, "")
+	titles := map[connect.Role]string{
+		connect.RoleSource: "Sources", connect.RoleDecode: "Decoders", connect.RoleSink: "Sinks", connect.RoleDeadLetters: "Dead-letter queues",
+	}
+	for _, role := range connect.Roles() {
+		fmt.Fprintf(&b, "## %s\n\n", titles[role])
+		for _, c := range r.Connectors(role) {
+			fmt.Fprintf(&b, "### %s: %s\n\n%s\n\n", role, c.Name, c.Doc)
+			if len(c.Spec.Fields) == 0 {
+				b.WriteString("It has no fields.\n\n")
+				continue
+			}
+			fieldTable(&b, c.Spec.Type, "")
+		}
+	}
+	return strings.TrimRight(b.String(), "\n") + "\n", nil
+}
+
+const referenceHead = `<!-- Generated from the connectors' configuration structs by "go generate ./cmd/penstock". Do not edit. -->
+
+# Flow files
+
+A flow file is a YAML document that says what a flow is made of. ` + "`penstock lint FILE`" + ` checks one,
+` + "`penstock run FILE`" + ` runs it, ` + "`penstock schema`" + ` prints a JSON Schema for editors.
+
+A duration is a number with a unit: ` + "`500ms`, `30s`, `5m`, `1h30m`" + `. A size is a number of bytes, or one with a unit:
+` + "`512KiB`, `16MiB`, `1GiB`, `10MB`" + `. A list of plain values that comes from a variable or a flag is separated by commas.
+
+## Where a value comes from
+
+The first of these that gives a value wins:
+
+1. a flag: ` + "`--set batch.records=5000`" + `. Whole sections are written like YAML: ` + "`--set 'batch={records: 5000, wait: 1ms}'`" + `.
+   Another connector replaces that of the file: ` + "`--set sink.stdout={}`" + `;
+2. an environment variable: ` + "`PENSTOCK_`" + ` and the path of the field in upper case with underscores for dots, like
+   ` + "`PENSTOCK_SOURCE_KAFKA_BROKERS=a:9092,b:9092`" + `. An empty variable counts as absent, and one about a connector that the flow does
+   not use is ignored with a warning. Columns cannot be set this way;
+3. the file;
+4. the default.
+
+In the values of the file, ` + "`${NAME}`" + ` is the environment variable NAME, which must be set; ` + "`${NAME:-text}`" + ` has a default for
+when it is absent or empty; ` + "`${file:/path}`" + ` is what a file holds, without its last line end; ` + "`$$`" + ` is a dollar sign (one that no
+brace follows may stay single). The result is always one plain value, never YAML. Values marked *secret* never appear in a message, a log or a page.
+
+Anchors, aliases, tags and several documents are not supported. A file has at most 1 MiB, and 32 levels.
+
+`
+
+func fieldTable(b *strings.Builder, t *connect.Type, prefix string) {
+	b.WriteString("| field | type | default | |\n|---|---|---|---|\n")
+	fieldRows(b, t, prefix)
+	b.WriteString("\n")
+}
+
+func fieldRows(b *strings.Builder, t *connect.Type, prefix string) {
+	eachField(t, prefix, func(path string, f *connect.Field) {
+		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", path, cell(typeText(f)), cell(defaultText(f, "`")), cell(f.Doc))
+	})
+}
+
+// eachField calls visit for the fields of t and of what is in them. Names of the
+// user's own appear as NAME.
+func eachField(t *connect.Type, prefix string, visit func(path string, f *connect.Field)) {
+	for _, f := range t.Fields {
+		path := prefix + f.Name
+		visit(path, f)
+		switch f.Type.Kind {
+		case connect.KindStruct:
+			eachField(f.Type, path+".", visit)
+		case connect.KindMap:
+			eachField(f.Type.Elem, path+".NAME.", visit)
+		case connect.KindList:
+			if f.Type.Key != nil {
+				eachField(f.Type.Elem, path+".NAME.", visit)
+			} else {
+				eachField(f.Type.Elem, path+"[].", visit)
+			}
+		default: // scalars and choices
+		}
+	}
+}
+
+func typeText(f *connect.Field) string {
+	s := f.Type.String()
+	if f.Enum != nil {
+		s = strings.Join(f.Enum, ", ")
+		if f.Type.Kind == connect.KindList {
+			s = "list of " + s
+		}
+	}
+	if f.Type.Kind == connect.KindChoice {
+		s = "one of the connectors below"
+	}
+	if f.Type.Short != nil {
+		s += ", or to " + f.Type.Short.Name + " alone"
+	}
+	if f.Secret {
+		s += ", secret"
+	}
+	return s
+}
+
+func defaultText(f *connect.Field, quote string) string {
+	switch {
+	case f.Required:
+		return "required"
+	case f.Default != "":
+		return quote + f.Default + quote
+	case f.Type.Kind == connect.KindBool:
+		return quote + "false" + quote
+	}
+	return ""
+}
+
+// cell escapes what would end a cell of a Markdown table.
+func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
+
+// Explain describes the connectors of that name, or the section of a flow file,
+// for a terminal. It returns "" where there is none.
+func Explain(r *connect.Registry, name string) (string, error) {
+	spec, err := Spec()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, role := range connect.Roles() {
+		if c := r.Find(role, name); c != nil {
+			explain(&b, fmt.Sprintf("%s: %s\n%s", role, c.Name, c.Doc), c.Spec.Type)
+		}
+	}
+	f := spec.Field(name)
+	switch {
+	case f == nil:
+	case f.Type.Kind == connect.KindChoice:
+		fmt.Fprintf(&b, "%s\n%s\n\n", f.Name, f.Doc)
+		for _, c := range r.Connectors(f.Type.Role) {
+			explain(&b, fmt.Sprintf("%s: %s\n%s", f.Name, c.Name, c.Doc), c.Spec.Type)
+		}
+	default:
+		explain(&b, f.Name+"\n"+f.Doc, &connect.Type{Fields: []*connect.Field{f}})
+	}
+	return strings.TrimRight(b.String(), "\n"), nil
+}
+
+func explain(b *strings.Builder, title string, t *connect.Type) {
+	b.WriteString(title + "\n\n")
+	eachField(t, "", func(path string, f *connect.Field) {
+		meta := typeText(f)
+		if d := defaultText(f, ""); f.Required {
+			meta += "; required"
+		} else if d != "" {
+			meta += "; default " + d
+		}
+		fmt.Fprintf(b, "  %s\n      %s\n", path, meta)
+		for _, l := range wrap(f.Doc, 72) {
+			fmt.Fprintf(b, "      %s\n", l)
+		}
+	})
+	b.WriteString("\n")
+}
+
+// wrap breaks text into lines of at most n characters, where words allow it.
+func wrap(s string, n int) []string {
+	var lines []string
+	line := ""
+	for _, w := range strings.Fields(s) {
+		if line != "" && len(line)+1+len(w) > n {
+			lines = append(lines, line)
+			line = ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += w
+	}
+	if line != "" {
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// List names the connectors and what they are, for a terminal.
+func List(r *connect.Registry) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, role := range connect.Roles() {
+		for _, c := range r.Connectors(role) {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", role, c.Name, c.Doc)
+		}
+	}
+	_ = w.Flush() // a strings.Builder does not fail
+	return b.String()
+}

@@ -1,0 +1,20 @@
+package all
+
+import (
+	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/connect/kafka"
+	"github.com/penstockdev/penstock/flow"
+)
+
+func kafkaConnectors() []connect.Entry {
+	return []connect.Entry{
+		connect.Source[kafka.SourceConfig]{
+			Name: "kafka", Doc: "Topics of a Kafka cluster, read as a member of a consumer group.",
+			New: func(c kafka.SourceConfig) (flow.Source, error) { return kafka.NewSource(c) },
+		},
+		connect.DeadLetters[kafka.DeadLetterConfig]{
+			Name: "kafka", Doc: "A Kafka topic: at least once, with an id to recognise repeats by. The connection defaults to that of the source.",
+			New: func(c kafka.DeadLetterConfig) (flow.DeadLetterQueue, error) { return kafka.NewDeadLetters(c) },
+		},
+	}
+}

@@ -1,0 +1,18 @@
+package all
+
+import (
+	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/connect/postgres"
+	"github.com/penstockdev/penstock/flow"
+)
+
+func postgresConnectors() []connect.Entry {
+	return []connect.Entry{connect.Sink[postgres.SinkConfig]{
+		Name: "postgres", Doc: "A PostgreSQL table, exactly once: rows, positions and dead letters in one transaction.",
+		NeedsColumns: true, StoresDeadLetters: true,
+		New: func(c postgres.SinkConfig) (flow.Sink, error) { return postgres.NewSink(c) },
+		Complete: func(c *postgres.SinkConfig, with connect.Context) error {
+			return connect.CheckKey(c.Mode, c.Key, with)
+		},
+	}}
+}

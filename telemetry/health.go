@@ -1,0 +1,72 @@
+package telemetry
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/penstockdev/penstock/flow"
+)
+
+// stallAfter is how long a flow that lags may go without a commit before it
+// counts as not ready: longer than one attempt to write a batch may take.
+const stallAfter = 90 * time.Second
+
+// Healthy returns nil unless the flow has failed.
+func Healthy(s *flow.Status) error {
+	if s.State == flow.StateStopped && s.Err != nil {
+		return fmt.Errorf("the flow has failed: %w", s.Err)
+	}
+	return nil
+}
+
+// readiness remembers since when the flow is as it is.
+type readiness struct {
+	// since is when the flow was first seen running, next what was committed
+	// then or at the last progress.
+	since time.Time
+	next  int64
+}
+
+// check returns nil if the flow moves records, or has none to move; else why
+// it does not. assigned says that the group has answered.
+func (r *readiness) check(s *flow.Status, assigned bool, now time.Time) error {
+	switch s.State {
+	case flow.StateRunning:
+	case flow.StateStarting:
+		r.since = time.Time{}
+		return withCause("the flow is connecting", s.Err)
+	case flow.StateRetrying:
+		return withCause("a write failed and is tried again", s.Err)
+	case flow.StateWaiting:
+		return withCause("the flow waits: its position is lost", s.Err)
+	case flow.StateStopping:
+		return withCause("the flow is stopping", s.Err)
+	case flow.StateStopped:
+		return withCause("the flow has stopped", s.Err)
+	}
+	var next int64
+	for i := range s.Partitions {
+		next += s.Partitions[i].Next
+	}
+	if r.since.IsZero() || next != r.next {
+		r.since, r.next = now, next
+	}
+	if len(s.Partitions) == 0 && !assigned {
+		return fmt.Errorf("no partition is assigned yet")
+	}
+	last := r.since
+	if s.LastCommit.After(last) {
+		last = s.LastCommit
+	}
+	if lag := s.Lag(); lag > 0 && now.Sub(last) > stallAfter {
+		return fmt.Errorf("%d records behind, and nothing was committed for %s", lag, now.Sub(last).Round(time.Second))
+	}
+	return nil
+}
+
+func withCause(what string, err error) error {
+	if err == nil {
+		return fmt.Errorf("%s", what)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
