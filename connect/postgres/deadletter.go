@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -12,9 +13,9 @@ import (
 )
 
 // deadLetterColumns are the columns that deadReader encodes, in its order.
-const deadLetterColumns = `flow, cluster_id, topic, topic_id, partition, "offset", "timestamp", key, value, header_keys, header_values, stage, class, column_name, message`
+const deadLetterColumns = `flow, cluster_id, topic, topic_id, partition, "offset", "timestamp", key, value, headers, stage, class, column_name, message`
 
-const deadLetterFields = 15
+const deadLetterFields = 14
 
 // deadLetters writes the rejected records of the batch.
 func (w *writer) deadLetters(ctx context.Context, b *flow.Batch) error {
@@ -101,28 +102,23 @@ func (r *deadReader) append(dst []byte, d *flow.DeadLetter) []byte {
 	return appendText(dst, d.Message)
 }
 
-// appendHeaders appends the keys and the values as arrays of the same length,
-// which keeps their order, and keys that repeat.
+// appendHeaders appends the headers as jsonb: a list of objects with key and
+// value, which keeps their order, and keys that repeat. Values are any bytes, so
+// they are base64.
 func appendHeaders(dst []byte, headers []flow.Header) []byte {
-	array := func(oid uint32, nulls byte, each func(*flow.Header)) {
-		start := len(dst)
-		dst = append(dst, 0, 0, 0, 0)
-		if len(headers) == 0 {
-			dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
-			dst = binary.BigEndian.AppendUint32(dst, oid)
-		} else {
-			dst = append(dst, 0, 0, 0, 1, 0, 0, 0, nulls)
-			dst = binary.BigEndian.AppendUint32(dst, oid)
-			dst = append(appendLen(dst, len(headers)), 0, 0, 0, 1)
-		}
-		for i := range headers {
-			each(&headers[i])
-		}
-		binary.BigEndian.PutUint32(dst[start:], uint32(len(dst)-start-4))
+	type header struct {
+		Key   string `json:"key"`
+		Value []byte `json:"value"`
 	}
-	array(oidText, 0, func(h *flow.Header) { dst = appendText(dst, h.Key) })
-	array(oidBytea, 1, func(h *flow.Header) { dst = appendNullable(dst, h.Value) })
-	return dst
+	out := make([]header, len(headers))
+	for i, h := range headers {
+		out[i] = header{Key: strings.ReplaceAll(h.Key, "\x00", "\uFFFD"), Value: h.Value}
+	}
+	text, err := json.Marshal(out)
+	if err != nil { // strings and bytes always can be
+		panic(err)
+	}
+	return append(append(appendLen(dst, len(text)+1), 1), text...)
 }
 
 // appendText appends text, with what PostgreSQL's text cannot hold replaced.

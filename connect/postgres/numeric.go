@@ -24,7 +24,8 @@ func appendIntNumeric(c *column, dst []byte, i int) ([]byte, error) {
 // with as many decimal places as the text has. A number with more decimal
 // places than numeric(p,s) has is rounded half away from zero, and one with
 // more digits before the point than it has room for is rejected: both as
-// PostgreSQL does with the text.
+// PostgreSQL does with the text. (One difference: a number with more than 16,383
+// decimal places is rounded too, and not refused.)
 func appendNumeric(c *column, dst, text []byte) ([]byte, error) {
 	digits, point, scale, neg, ok := scanDecimal(c.digits[:0], text)
 	c.digits = digits

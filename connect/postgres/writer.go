@@ -102,7 +102,7 @@ func (w *writer) Write(ctx context.Context, b *flow.Batch) error {
 	}
 	if err != nil {
 		w.abort(ctx, err)
-		return err
+		return w.blame(ctx, err)
 	}
 	failpoint.Hit("sink.before_commit")
 	if err := w.commit(ctx); err != nil {
@@ -283,6 +283,23 @@ func (w *writer) copyRows(ctx context.Context, sql string, r *copyReader) error 
 		}
 	}
 	return err
+}
+
+// blame makes sure that a data error is the data's fault: after ALTER TABLE the
+// server may take the bytes of any record for nonsense.
+func (w *writer) blame(ctx context.Context, err error) error {
+	if flow.ClassOf(err) != flow.ClassData || w.conn == nil {
+		return err
+	}
+	planned := w.sink.plan.table
+	t, readErr := readTable(ctx, w.conn.pg, planned.tableName)
+	if readErr != nil {
+		return classify("look at table "+planned.String(), readErr)
+	}
+	if t != nil && t.oid == planned.oid && slices.Equal(t.columns, planned.columns) {
+		return err
+	}
+	return flow.Fatal(fmt.Errorf("table %s was changed since the flow has looked at it: restart the flow, which checks every column; the server says: %s", planned, err.Error()))
 }
 
 // abort ends the transaction after an error.

@@ -1,0 +1,289 @@
+package postgres
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/testservice"
+)
+
+func TestConfigIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		cfg  SinkConfig
+		path string
+	}{
+		{SinkConfig{URL: "postgres://u:hunter2@h:x/db", Table: "t"}, "url"},
+		{SinkConfig{URL: "postgres://u:hunter2@%zz/db", Table: "t"}, "url"},
+		{SinkConfig{URL: "host=h sslmode=perhaps password=hunter2", Table: "t"}, "url"},
+		{SinkConfig{}, "table"},
+		{SinkConfig{Table: "a.b.c"}, "table"},
+		{SinkConfig{Table: "a b"}, "table"},
+		{SinkConfig{Table: `"a`}, "table"},
+		{SinkConfig{Table: "t", Mode: "replace"}, "mode"},
+		{SinkConfig{Table: "t", Mode: "upsert"}, "key"},
+		{SinkConfig{Table: "t", Key: []string{"a", "a"}}, "key"},
+		{SinkConfig{Table: "t", DeadLetterTable: "x."}, "dead_letter_table"},
+		{SinkConfig{Table: "t", CheckpointSchema: "a.b"}, "checkpoint_schema"},
+		{SinkConfig{Table: "t", MaxConnectionShare: 2}, "max_connection_share"},
+		{SinkConfig{Table: "t", LockTimeout: 1}, "lock_timeout"},
+		{SinkConfig{Table: "t", Password: "a", PasswordFile: "b"}, "password_file"},
+	} {
+		_, err := NewSink(c.cfg)
+		fe, ok := err.(*connect.FieldError) //nolint:errorlint // it must be this very error
+		if !ok || fe.Path != c.path || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%+v: got %v, want an error about %s without the password", c.cfg, err, c.path)
+		}
+	}
+}
+
+func TestTableNames(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"T": "t", "public.T": "public.t", `"T"`: `"T"`, `"a""b"."c.d"`: `"a""b"."c.d"`, "order": `"order"`, "x$1": `"x$1"`, "größe": `"größe"`,
+	} {
+		n, err := parseTableName(in)
+		if err != nil || n.String() != want {
+			t.Errorf("%s: got %s, %v, want %s", in, n, err, want)
+		}
+	}
+	if got := literal(`a'b\c`); got != ` E'a''b\\c'` {
+		t.Error(got)
+	}
+}
+
+func TestQuotedNames(t *testing.T) {
+	t.Parallel()
+	d := newDB(t, `CREATE SCHEMA "My Schema"`, `CREATE TABLE "My Schema"."Ta""ble" ("Order By" text PRIMARY KEY, "select" int8)`)
+	fields := []flow.Field{field("Order By", "text", flow.KindString), field("select", "int8", flow.KindInt64)}
+	cfg := SinkConfig{Table: `"My Schema"."Ta""ble"`, Mode: ModeUpsert, Key: []string{"Order By"}, CheckpointSchema: `"My Schema"`, DeadLetterTable: `"It's dead"`}
+	r := d.open(cfg, fields)
+	r.write(row{"a", 1}, row{"a", 2}, row{nil, 3})
+	r.want(`SELECT * FROM "My Schema"."Ta""ble"`, "a|2")
+	r.want(`SELECT class FROM "My Schema"."It's dead"`, "null")
+}
+
+func TestCreateTable(t *testing.T) {
+	t.Parallel()
+	fields := allFields()
+	fields[0].Required = true
+	d := newDB(t)
+	cfg := SinkConfig{Table: "public.made", CreateTable: true, Key: []string{"i8", "user"}}
+	fields = append(fields, field("user", "text", flow.KindString))
+
+	// Several processes start at once.
+	var wg sync.WaitGroup
+	for range 4 {
+		cfg := cfg
+		cfg.URL = d.url
+		wg.Go(func() {
+			s, err := NewSink(cfg)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer s.Close(context.Background()) //nolint:errcheck // Open says what is wrong
+			if err := s.Open(t.Context(), flow.Setup{Flow: "f", Fields: fields, Lanes: 1}); err != nil {
+				t.Error(err)
+			}
+			if err := s.Init(t.Context(), func(context.Context) ([]flow.Position, error) {
+				return []flow.Position{{Partition: topicParts[0], Offset: 5}}, nil
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	d.want("SELECT next_offset FROM penstock_checkpoint", "5")
+	d.want(`SELECT string_agg(a.attname, ',') FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) WHERE i.indrelid = 'made'::regclass AND indisprimary`, "i8,user")
+	d.want("SELECT attnotnull FROM pg_attribute WHERE attrelid = 'made'::regclass AND attnum = 1", "t")
+	d.want("SELECT count(*) FROM pg_attribute WHERE attrelid = 'made'::regclass AND attnum > 0", itoa(len(fields)))
+}
+
+// role makes a role that may connect, and do nothing else.
+func (d *db) role() (name, url string) {
+	d.t.Helper()
+	name = testservice.Name(d.t)
+	d.exec("CREATE ROLE " + name + " LOGIN")
+	// The database is dropped before, because cleanups run in reverse order.
+	return name, strings.Replace(d.url, "://"+d.conn.Config().User, "://"+name, 1)
+}
+
+func TestMissingRightsPrintTheDDL(t *testing.T) {
+	t.Parallel()
+	d := newDB(t, "CREATE SCHEMA owned", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+	role, url := d.role()
+	t.Cleanup(func() {
+		_, _ = d.conn.Exec(context.Background(), "DROP OWNED BY "+role)
+		_, _ = d.conn.Exec(context.Background(), "DROP ROLE "+role)
+	})
+	cfg := SinkConfig{URL: url, Table: "t", CreateTable: true, LockTimeout: 0}
+
+	_, err := d.tryOpen(cfg, simpleFields)
+	wantError(t, err, flow.ClassFatal, "may not create tables in schema public", "CREATE TABLE IF NOT EXISTS public.penstock_checkpoint", "GRANT")
+	_, ddl, _ := strings.Cut(err.Error(), "run:\n")
+	d.exec(ddl) // what is printed can be run
+
+	_, err = d.tryOpen(cfg, simpleFields)
+	wantError(t, err, flow.ClassFatal, "CREATE TABLE IF NOT EXISTS t (\n    device_id text,\n    seq int8,\n    temp float8\n)")
+	_, ddl, _ = strings.Cut(err.Error(), "run:\n")
+	d.exec(ddl)
+	d.exec("REVOKE INSERT ON t FROM " + role)
+	_, err = d.tryOpen(cfg, simpleFields)
+	wantError(t, err, flow.ClassFatal, "GRANT INSERT")
+	d.exec("GRANT INSERT ON t TO " + role)
+	d.exec("REVOKE UPDATE ON penstock_checkpoint FROM " + role)
+	_, err = d.tryOpen(cfg, simpleFields)
+	wantError(t, err, flow.ClassFatal, "GRANT SELECT, INSERT, UPDATE ON public.penstock_checkpoint TO "+role)
+	d.exec("GRANT UPDATE ON penstock_checkpoint TO " + role)
+
+	r, err := d.tryOpen(cfg, simpleFields)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write(row{"a", 1, 2.0})
+	d.exec("REVOKE INSERT ON t FROM " + role)
+	r.wantErr(r.batch(row{"a"}), flow.ClassFatal, "permission denied", "Grant the role the right")
+	d.want("SELECT * FROM t", "a|1|2")
+
+	// The share is of what the role may have.
+	if n := r.sink.MaxLanes(); n < 20 {
+		t.Errorf("%d lanes", n)
+	}
+	d.exec("ALTER ROLE " + role + " CONNECTION LIMIT 20")
+	d.exec("GRANT INSERT ON t TO " + role)
+	if r, err = d.tryOpen(cfg, simpleFields); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.sink.MaxLanes(); n != 11 {
+		t.Errorf("%d lanes of 20 connections", n)
+	}
+
+	cfg.CheckpointSchema = "nowhere"
+	_, err = d.tryOpen(cfg, simpleFields)
+	wantError(t, err, flow.ClassFatal, "CREATE SCHEMA nowhere")
+}
+
+func TestTableIsChecked(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, ddl string
+		cfg       SinkConfig
+		words     []string
+	}{
+		{"no table", "", SinkConfig{}, []string{"there is no table t", "create_table: true", "CREATE TABLE IF NOT EXISTS t (\n    device_id text,"}},
+		{"columns", "CREATE TABLE t (device_id int8, \"Seq\" int8, must int4 NOT NULL, temp float8 GENERATED ALWAYS AS (1) STORED)", SinkConfig{}, []string{
+			"column device_id is bigint, and the flow has text", "ALTER TABLE public.t ALTER COLUMN device_id TYPE text USING device_id::text;",
+			"there is no column seq, but one that is called Seq",
+			"column must is NOT NULL without a default", "ALTER TABLE public.t ALTER COLUMN must DROP NOT NULL;",
+			"column temp is generated",
+		}},
+		{"missing column", "CREATE TABLE t (device_id text, seq int8)", SinkConfig{}, []string{"ALTER TABLE public.t ADD COLUMN temp float8;"}},
+		{"no key", simpleTable, SinkConfig{Mode: ModeUpsert, Key: []string{"device_id", "seq"}}, []string{"CREATE UNIQUE INDEX ON public.t (device_id, seq);"}},
+		{"partial key", simpleTable + "; CREATE UNIQUE INDEX part ON t (seq) WHERE seq > 1", SinkConfig{Mode: ModeIgnore, Key: []string{"seq"}}, []string{"part is deferrable, partial"}},
+		{"unknown key", simpleTable, SinkConfig{Mode: ModeIgnore, Key: []string{"id"}}, []string{"key column id is not among"}},
+		{"view", "CREATE VIEW t AS SELECT 1", SinkConfig{}, []string{"is a view"}},
+		{"identity", "CREATE TABLE t (device_id text UNIQUE, seq int8 GENERATED ALWAYS AS IDENTITY, temp float8)", SinkConfig{Mode: ModeUpsert, Key: []string{"device_id"}}, []string{"SET GENERATED BY DEFAULT;"}},
+	} {
+		d := newDB(t)
+		if c.ddl != "" {
+			d.exec(c.ddl)
+		}
+		c.cfg.Table = "t"
+		_, err := d.tryOpen(c.cfg, simpleFields)
+		wantError(t, err, flow.ClassFatal, c.words...)
+	}
+	_, err := newDB(t).tryOpen(SinkConfig{Table: "t"}, nil)
+	wantError(t, err, flow.ClassFatal, "configure decode")
+}
+
+func TestConnectErrors(t *testing.T) {
+	t.Parallel()
+	url := testservice.Postgres(t)
+	with := func(f func(*pgx.ConnConfig) string) string {
+		cfg, err := pgx.ParseConfig(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f(cfg)
+	}
+	s := func(url string) error {
+		sink, err := NewSink(SinkConfig{URL: url, Table: "t"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sink.Close(context.Background()) //nolint:errcheck // Open says what is wrong
+		return sink.Open(t.Context(), flow.Setup{Flow: "f", Fields: simpleFields})
+	}
+	free := testservice.Port(t)
+	wantError(t, s("postgres://x@127.0.0.1:"+itoa(free)+"/x?sslmode=disable"), flow.ClassTransient, "connect to PostgreSQL")
+	wantError(t, s(with(func(c *pgx.ConnConfig) string { return strings.Replace(url, "/"+c.Database, "/nowhere_at_all", 1) })), flow.ClassFatal, "nowhere_at_all")
+}
+
+func TestPasswordFile(t *testing.T) {
+	t.Parallel()
+	tls := testservice.PostgresTLS(t)
+	file := filepath.Join(t.TempDir(), "password")
+	open := func(cfg SinkConfig) error {
+		cfg.Table, cfg.CreateTable = "t", true
+		s, err := NewSink(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close(context.Background()) //nolint:errcheck // Open says what is wrong
+		return s.Open(t.Context(), flow.Setup{Flow: "f", Fields: simpleFields})
+	}
+	cfg := SinkConfig{URL: tls.URL + "?sslmode=verify-full&sslrootcert=" + tls.CAFile, PasswordFile: file}
+	wantError(t, open(cfg), flow.ClassFatal, "password_file")
+	writeFile(t, file, "wrong\n")
+	wantError(t, open(cfg), flow.ClassFatal, "Check user and password")
+	writeFile(t, file, tls.Password+"\n")
+	if err := open(cfg); err != nil {
+		t.Fatal(err)
+	}
+	cfg.PasswordFile, cfg.Password = "", connect.Secret(tls.Password)
+	if err := open(cfg); err != nil {
+		t.Fatal(err)
+	}
+	wrongCA := filepath.Join(t.TempDir(), "ca.pem")
+	writeFile(t, wrongCA, "")
+	cfg.URL = tls.URL + "?sslmode=disable"
+	wantError(t, open(cfg), flow.ClassFatal, "pg_hba.conf")
+}
+
+func TestFingerprint(t *testing.T) {
+	t.Parallel()
+	d := newDB(t, simpleTable, "CREATE TABLE t2 (LIKE t)")
+	r := d.open(SinkConfig{Table: "t"}, simpleFields)
+	try := func(table string, change func(*flow.Setup)) error {
+		s, err := NewSink(SinkConfig{URL: d.url, Table: table})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close(context.Background()) //nolint:errcheck // Init says what is wrong
+		setup := r.setup
+		change(&setup)
+		if err := s.Open(t.Context(), setup); err != nil {
+			t.Fatal(err)
+		}
+		return s.Init(t.Context(), func(context.Context) ([]flow.Position, error) {
+			t.Error("asked for starts")
+			return nil, nil
+		})
+	}
+	if err := try("public.t", func(*flow.Setup) {}); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, try("t2", func(*flow.Setup) {}), flow.ClassFatal, "another flow", `its target was "public.t" and is "public.t2" now`)
+	wantError(t, try("t", func(s *flow.Setup) { s.ClusterID = "c2" }), flow.ClassFatal, `source cluster was "c1"`)
+	wantError(t, try("t", func(s *flow.Setup) { s.Source = "group h" }), flow.ClassFatal, `its source was`)
+	d.exec("UPDATE penstock_flow SET format_version = 9")
+	wantError(t, try("t", func(*flow.Setup) {}), flow.ClassFatal, "format 9")
+}

@@ -1,0 +1,177 @@
+package postgres
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/penstockdev/penstock/flow"
+)
+
+const keyedTable = "CREATE TABLE t (device_id text, seq int8, temp float8, note text DEFAULT 'new', PRIMARY KEY (device_id, seq))"
+
+func TestIgnore(t *testing.T) {
+	t.Parallel()
+	cfg := SinkConfig{Table: "t", Mode: ModeIgnore, Key: []string{"seq", "device_id"}}
+	r := newDB(t, keyedTable, "INSERT INTO t VALUES ('a', 1, 10, 'old')").open(cfg, simpleFields)
+	r.write(row{"a", 1, 1.0}, row{"a", 2, 2.0}, row{"a", 2, 3.0}, row{"b", 1, 4.0}, row{nil, 1, 5.0}, tombstone{"a", 1})
+	r.want("SELECT * FROM t ORDER BY 1, 2", "a|1|10|old", "a|2|2|new", "b|1|4|new")
+	r.want(`SELECT "offset", class, column_name FROM penstock_dead_letter ORDER BY 1`, "4|null|device_id", "5|tombstone|")
+}
+
+func TestUpsert(t *testing.T) {
+	t.Parallel()
+	cfg := SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}
+	r := newDB(t, keyedTable, "INSERT INTO t VALUES ('a', 1, 10, 'old'), ('z', 1, 1, 'old'), ('y', 1, 1, 'old')").open(cfg, simpleFields)
+	r.write(
+		row{"a", 1, 1.0}, row{"a", 2, 2.0}, row{"b", 1, 4.0}, row{"a", 2, 3.0}, // the last wins
+		tombstone{"z", 1},                   // deletes
+		tombstone{"y", 1}, row{"y", 1, 7.0}, // deleted and made anew
+		row{"x", 1, 1.0}, tombstone{"x", 1}, // made and deleted
+		tombstone{"nobody", 1}, tombstone{"w"}, // deletes nothing; has no key
+		row{nil, 1, 1.0},
+	)
+	r.want("SELECT * FROM t ORDER BY 1, 2", "a|1|1|old", "a|2|3|new", "b|1|4|new", "y|1|7|old")
+	r.want(`SELECT "offset", class, column_name FROM penstock_dead_letter ORDER BY 1`, "10|null|seq", "11|null|device_id")
+	r.write(tombstone{"a", 1}, tombstone{"a", 2}) // nothing but deletes
+	r.want("SELECT device_id FROM t ORDER BY 1", "b", "y")
+}
+
+// The record that counts for a key may turn out to be bad; then the one before
+// it counts.
+func TestUpsertFallsBack(t *testing.T) {
+	t.Parallel()
+	fields := []flow.Field{field("id", "int4", flow.KindInt64), field("v", "int2", flow.KindInt64)}
+	r := newDB(t, "CREATE TABLE t (id int4 PRIMARY KEY, v int2)", "INSERT INTO t VALUES (3, 3)").
+		open(SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"id"}}, fields)
+	r.write(
+		row{1, 1}, row{1, 2}, row{1, 70000}, row{1, 80000},
+		row{2, 70000},
+		row{3, 1}, tombstone{3}, row{3, 70000},
+		row{4, 4},
+	)
+	r.want("SELECT * FROM t ORDER BY 1", "1|2", "4|4")
+	r.want(`SELECT "offset", class FROM penstock_dead_letter ORDER BY 1`, "2|range", "3|range", "4|range", "7|range")
+}
+
+// Keys that are equal for the index, though they are written differently.
+func TestUpsertEqualKeys(t *testing.T) {
+	t.Parallel()
+	d := newDB(t)
+	for i, c := range []struct {
+		typ  string
+		f    flow.Field
+		keys []any
+	}{
+		{"numeric", field("id", "numeric", flow.KindDecimal), []any{"1.0", "1.00", "10e-1", "1"}},
+		{"numeric(4,1)", field("id", "numeric", flow.KindDecimal), []any{"1.04", "1.0", "0.95"}},
+		{"uuid", field("id", "uuid", flow.KindString), []any{"a0eebc999c0b4ef8bb6d6bb9bd380a11", "{A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11}"}},
+		{"float8", field("id", "float8", flow.KindFloat64), []any{0.0, math.Copysign(0, -1)}},
+		{"float4", field("id", "float4", flow.KindFloat64), []any{0.1, 0.1 + 1e-12}},
+		{"char(5)", field("id", "text", flow.KindString), []any{"a", "a  ", "a       "}},
+		{"varchar(3)", field("id", "text", flow.KindString), []any{"a  ", "a     "}},
+	} {
+		table := fmt.Sprintf("t%d", i)
+		d.exec("CREATE TABLE " + table + " (id " + c.typ + " PRIMARY KEY, n int4)")
+		r := d.open(SinkConfig{Table: table, Mode: ModeUpsert, Key: []string{"id"}, CheckpointSchema: d.schema(table)},
+			[]flow.Field{c.f, field("n", "int4", flow.KindInt64)})
+		var rows []any
+		for n, k := range c.keys {
+			rows = append(rows, row{k, n})
+		}
+		r.write(rows...)
+		r.want("SELECT n FROM "+table, itoa(len(c.keys)-1))
+	}
+}
+
+// The sink does what applying the records one by one does.
+func TestUpsertRandom(t *testing.T) {
+	t.Parallel()
+	cfg := SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}
+	r := newDB(t, keyedTable).open(cfg, simpleFields)
+	rng := rand.New(rand.NewPCG(1, 2))
+	model := map[string]string{}
+	for range 20 {
+		var rows []any
+		for range 1 + rng.IntN(400) {
+			k := fmt.Sprintf("d%d", rng.IntN(20))
+			seq := rng.IntN(10)
+			key := fmt.Sprintf("%s|%d", k, seq)
+			if rng.IntN(3) == 0 {
+				rows = append(rows, tombstone{k, seq})
+				delete(model, key)
+			} else {
+				v := float64(rng.IntN(1000))
+				rows = append(rows, row{k, seq, v})
+				model[key] = fmt.Sprintf("%s|%g", key, v)
+			}
+		}
+		r.write(rows...)
+	}
+	var want []string
+	for _, v := range model {
+		want = append(want, v)
+	}
+	got := r.rows("SELECT device_id, seq, temp FROM t")
+	slices.Sort(want)
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Fatalf("got %d rows, want %d", len(got), len(want))
+	}
+}
+
+// Two lanes that upsert the same keys in opposite order: one of them may be
+// told to try again, and nothing else.
+func TestUpsertLanesWithCommonKeys(t *testing.T) {
+	t.Parallel()
+	cfg := SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}
+	r := newDB(t, keyedTable).open(cfg, simpleFields)
+	other, err := r.sink.Writer(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Close() })
+	var up []any
+	for i := range 2000 {
+		up = append(up, row{"a", i, 1.0})
+	}
+	down := slices.Clone(up)
+	slices.Reverse(down)
+	var wg sync.WaitGroup
+	for i, w := range []flow.Writer{r.w, other} {
+		wg.Go(func() {
+			at := r.at[i]
+			rows := [][]any{up, down}[i]
+			for range 5 {
+				b := makeBatch(simpleFields, at, rows...)
+				err := w.Write(t.Context(), b)
+				for flow.IsTransient(err) {
+					err = w.Write(t.Context(), b)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				at.Offset = b.Parts[0].Next
+			}
+		})
+	}
+	wg.Wait()
+	r.want("SELECT count(*) FROM t", "2000")
+	r.want("SELECT next_offset FROM penstock_checkpoint", "10000", "10000")
+}
+
+func TestUpsertViolationHasNoRow(t *testing.T) {
+	t.Parallel()
+	cfg := SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}
+	r := newDB(t, keyedTable, "ALTER TABLE t ADD CHECK (temp < 100)").open(cfg, simpleFields)
+	err := r.wantErr(r.batch(row{"a", 1, 1.0}, row{"a", 2, 200.0}), flow.ClassData, "t_temp_check")
+	if rows := dataRows(t, err); rows != nil {
+		t.Fatal(rows)
+	}
+	r.write(row{"a", 1, 1.0})
+	r.want("SELECT device_id FROM t", "a")
+}
