@@ -127,7 +127,7 @@ func runBench(ctx context.Context, out io.Writer, o Options) (err error) {
 	began := time.Now()
 	b := &Bench{opts: o, out: out, dir: o.Dir}
 	b.report = &Report{
-		Started: began.UTC(), Quick: o.Quick, Records: o.Records, Pairs: o.Pairs, Host: thisHost(),
+		Started: began.UTC(), Commit: commit(ctx), Quick: o.Quick, Records: o.Records, Pairs: o.Pairs, Host: thisHost(),
 		Load: [2]string{loadAverage(), ""},
 	}
 	if b.dir, err = os.MkdirTemp(o.Dir, "penstock-bench-"); err != nil {

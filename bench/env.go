@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 )
@@ -38,6 +40,16 @@ func firstField(path, key string) string {
 		}
 	}
 	return ""
+}
+
+// commit is that of the working copy, with a plus where files differ; "" where
+// there is none.
+func commit(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty=+").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // loadAverage is that of 1, 5 and 15 minutes, "" where the system does not say.

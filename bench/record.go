@@ -90,7 +90,8 @@ func (g *generator) JSON(i int) []byte {
 // before had them. The slice holds until the next call.
 func (g *generator) Rotated(i int) []byte {
 	fields := bytes.Split(bytes.Trim(bytes.Clone(g.JSON(i)), "{}"), []byte(`,"`))
-	b := append(g.buf[:0], '{')
+	b := g.buf[:0]
+	b = append(b, '{')
 	for k := range fields {
 		field := fields[(k+i)%len(fields)]
 		if k > 0 {
@@ -101,8 +102,9 @@ func (g *generator) Rotated(i int) []byte {
 		}
 		b = append(b, field...)
 	}
-	g.buf = append(b, '}')
-	return g.buf
+	b = append(b, '}')
+	g.buf = b
+	return b
 }
 
 // Row returns what the columns of record i hold, without parsing JSON.

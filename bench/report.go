@@ -14,6 +14,7 @@ import (
 type Report struct {
 	Started  time.Time         `json:"started"`
 	Took     float64           `json:"took_seconds"`
+	Commit   string            `json:"commit,omitempty"`
 	Quick    bool              `json:"quick,omitempty"`
 	Records  int               `json:"records"`
 	Pairs    int               `json:"pairs"`
@@ -68,7 +69,7 @@ func (r *Report) Print(w io.Writer) error {
 		fmt.Fprintf(w, "PostgreSQL %s: shared_buffers %s, wal_level %s, max_wal_size %s, fsync %s, synchronous_commit %s\n", r.Database["server_version"],
 			r.Database["shared_buffers"], r.Database["wal_level"], r.Database["max_wal_size"], r.Database["fsync"], r.Database["synchronous_commit"])
 	}
-	fmt.Fprintf(w, "%d records a side, %d rounds, load average %s at the start, %s at the end\n\n", r.Records, r.Pairs, r.Load[0], r.Load[1])
+	fmt.Fprintf(w, "commit %s, %d records a side, %d rounds, load average %s at the start, %s at the end\n\n", r.Commit, r.Records, r.Pairs, r.Load[0], r.Load[1])
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "\tmedian\tunit\tmin … max\tquartiles\tgoal\t")
 	part := ""
