@@ -50,7 +50,7 @@ func start(t *testing.T, cfg flow.Config, source *flowtest.LogSource) *process {
 	go func() { p.done <- f.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		<-p.done
+		_ = p.wait(t)
 	})
 	return p
 }
@@ -75,7 +75,7 @@ func (p *process) wait(t *testing.T) error {
 }
 
 var quiet = func() *slog.Logger {
-	var w io.Writer = io.Discard
+	w := io.Writer(io.Discard)
 	if os.Getenv("PENSTOCK_TEST_LOG") != "" {
 		w = os.Stderr
 	}

@@ -31,8 +31,7 @@ type Classed interface {
 
 // ClassOf returns the class of the first error in err's chain that has one.
 func ClassOf(err error) Class {
-	var c Classed
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[Classed](err); ok {
 		return c.FlowClass()
 	}
 	return ClassUnknown
@@ -162,8 +161,7 @@ func (e *RecordError) Error() string {
 func (e *RecordError) Unwrap() error { return e.Err }
 
 func classify(err error) (class, column string) {
-	var re *RecordError
-	if errors.As(err, &re) {
+	if re, ok := errors.AsType[*RecordError](err); ok {
 		return re.Class, re.Column
 	}
 	return "rejected", ""

@@ -321,12 +321,6 @@ func (f *Flow) fail(err error) {
 	f.cancel()
 }
 
-func (f *Flow) stopping() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.failure != nil || f.state == StateStopping
-}
-
 func (f *Flow) setState(s State, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
