@@ -243,7 +243,7 @@ func (j *JSON) visitObject(data []byte, p int, o *object, depth int) int {
 	slot := &o.first
 	for {
 		e := *slot
-		if e != nil && len(data)-p > len(e.text) && string(data[p:p+len(e.text)]) == e.text {
+		if e != nil && e.at(data, p) {
 			p += len(e.text)
 		} else if e, p = j.otherKey(data, p, o, slot); p < 0 {
 			return p
@@ -283,7 +283,7 @@ func (j *JSON) visitObject(data []byte, p int, o *object, depth int) int {
 func (j *JSON) otherKey(data []byte, p int, o *object, slot **entry) (e *entry, value int) {
 	// Most often the expected key is one that this record does not have.
 	if e = *slot; e != nil && e.next != nil {
-		if e = e.next; len(data)-p > len(e.text) && string(data[p:p+len(e.text)]) == e.text {
+		if e = e.next; e.at(data, p) {
 			return e, p + len(e.text)
 		}
 	}

@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"encoding/binary"
 	"slices"
 )
 
@@ -74,6 +75,11 @@ type object struct {
 // entry is a key as it is written in documents.
 type entry struct {
 	text string // with quotes and colon
+	// The first 16 bytes of text, 0 where it is shorter, and masks of what is
+	// there: most keys are compared in two words.
+	head0, head1, mask0, mask1 uint64
+	// long says that text is longer than that.
+	long bool
 	node *node  // nil: its value is passed over
 	next *entry // the key that came after it last time
 }
@@ -178,8 +184,28 @@ func (t *tree) complete(n *node) {
 // learn remembers a key by its text in documents, quotes included.
 func (o *object) learn(text string, n *node) *entry {
 	e := &entry{text: text + ":", node: n}
+	var head, mask [16]byte
+	for i := range copy(head[:], e.text) {
+		mask[i] = 0xff
+	}
+	e.head0, e.head1 = binary.LittleEndian.Uint64(head[:]), binary.LittleEndian.Uint64(head[8:])
+	e.mask0, e.mask1 = binary.LittleEndian.Uint64(mask[:]), binary.LittleEndian.Uint64(mask[8:])
+	e.long = len(e.text) > len(head)
 	o.seen[text] = e
 	return e
+}
+
+// at reports whether the key, its colon and at least one byte more are at data[p].
+func (e *entry) at(data []byte, p int) bool {
+	if len(data)-p <= 16 || e.long {
+		return e.longAt(data, p)
+	}
+	s := data[p : p+16]
+	return (binary.LittleEndian.Uint64(s)^e.head0)&e.mask0|(binary.LittleEndian.Uint64(s[8:])^e.head1)&e.mask1 == 0
+}
+
+func (e *entry) longAt(data []byte, p int) bool {
+	return len(data)-p > len(e.text) && string(data[p:p+len(e.text)]) == e.text
 }
 
 // quoteKey writes a key as documents usually do. Where they write it
