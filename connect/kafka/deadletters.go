@@ -205,7 +205,15 @@ func (d *DeadLetters) lookAtSource(ctx context.Context) (*sourceTopics, error) {
 // lookAtTopic finds, or creates, the topic and returns its cluster's id.
 func (d *DeadLetters) lookAtTopic(ctx context.Context, source *sourceTopics) (string, error) {
 	topic := d.cfg.Topic
-	md, err := d.admin.adm.Metadata(kadm.WithAuthorizedOps(ctx), topic)
+	look := d.admin.metadata
+	if d.cfg.Create {
+		look = d.admin.adm.Metadata // it may well be missing
+	}
+	md, err := look(kadm.WithAuthorizedOps(ctx), topic)
+	if errors.Is(err, kerr.TopicAuthorizationFailed) {
+		return "", flow.Fatal(fmt.Errorf("kafka: looking for dead-letter topic %s (brokers %s): %w; %s may not see it: grant it Describe and Write on the topic%s",
+			topic, d.cfg.addresses(), err, d.cfg.principal(), map[bool]string{true: ", and Create"}[d.cfg.Create]))
+	}
 	if err != nil {
 		return "", d.cfg.explain("looking for dead-letter topic "+topic, err)
 	}

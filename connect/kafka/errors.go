@@ -85,6 +85,8 @@ func (c *Connection) diagnoseTLS(err error) (string, bool) {
 		return "the broker's certificate is not valid: renew it, or check this machine's clock", true
 	case errors.As(err, &notTLS):
 		return "this port does not speak TLS: remove tls, or use the TLS listener's port", true
+	case strings.Contains(err.Error(), "speaking to a tls endpoint"): // kgo's words
+		return "this port speaks TLS: set tls (an empty mapping will do, or ca_file), or use the plain listener's port", true
 	case strings.Contains(err.Error(), "remote error: tls:"):
 		return "the broker refused the TLS handshake, as a rule for a client certificate that is missing or that its CA did not sign: check tls.cert_file and tls.key_file", true
 	}

@@ -205,7 +205,7 @@ func TestAssignmentThatTakesLong(t *testing.T) {
 	eventually(t, "the other to own half", func() bool { return other.owns() == 2 })
 	close(hold)
 	go func() {
-		for range entered { //nolint:revive // drained until the test ends
+		for range entered { // drained until the test ends
 		}
 	}()
 	t.Cleanup(func() { close(entered) })

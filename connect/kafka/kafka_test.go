@@ -62,6 +62,7 @@ func brokerAt(t testing.TB, addr string, opts ...kgo.Opt) *broker {
 	cl, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(40 << 20),
 		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.DisableClientMetrics(),
+		kgo.MetadataMinAge(20*time.Millisecond),
 	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
@@ -88,6 +89,10 @@ func (b *broker) create(name string, partitions int32, configs ...string) {
 	if _, err := b.adm.CreateTopic(b.t.Context(), partitions, 1, m, name); err != nil {
 		b.t.Fatalf("create topic %s: %v", name, err)
 	}
+	eventually(b.t, "topic "+name+" to be known", func() bool {
+		ends, err := b.adm.ListEndOffsets(b.t.Context(), name)
+		return err == nil && ends.Error() == nil && len(ends[name]) == int(partitions)
+	})
 	b.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience) // t's has ended
 		defer cancel()
@@ -143,16 +148,15 @@ type intake struct {
 	ledger *ledger
 	member string
 
-	mu        sync.Mutex
-	busy      int // calls of Assigned and Revoked that go on
-	owned     map[flow.Partition]flow.PartitionInfo
-	next      map[flow.Partition]int64
-	end       map[flow.Partition]int64
-	records   map[flow.Partition][]got
-	assigned  int
-	revoked   []flow.Partition
-	lost      int
-	maxBuffer int
+	mu       sync.Mutex
+	busy     int // calls of Assigned and Revoked that go on
+	owned    map[flow.Partition]flow.PartitionInfo
+	next     map[flow.Partition]int64
+	end      map[flow.Partition]int64
+	records  map[flow.Partition][]got
+	assigned int
+	revoked  []flow.Partition
+	lost     int
 }
 
 func newIntake(t testing.TB) *intake {
@@ -294,10 +298,14 @@ func open(t testing.TB, cfg SourceConfig) (*Source, *flow.Log) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { closeSource(t, src) })
-	log, err := src.Open(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	var log *flow.Log
+	eventually(t, "Open", func() bool {
+		log, err = src.Open(t.Context())
+		if err != nil && !flow.IsTransient(err) { // the broker's first group takes a moment
+			t.Fatal(err)
+		}
+		return err == nil
+	})
 	return src, log
 }
 

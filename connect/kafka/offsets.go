@@ -45,8 +45,10 @@ type cluster struct {
 
 func newCluster(conn *Connection, opts []kgo.Opt) (*cluster, error) {
 	// An answer is wanted soon, or the reason why there is none: the engine
-	// retries what is transient, and says so.
-	cl, err := kgo.NewClient(append(slices.Clone(opts), kgo.RequestRetries(2), kgo.RetryTimeout(answerTimeout))...)
+	// retries what is transient, and says so. Questions are few, so where
+	// a partition's leader is need not be remembered for long.
+	cl, err := kgo.NewClient(append(slices.Clone(opts), kgo.RequestRetries(2), kgo.RetryTimeout(answerTimeout),
+		kgo.MetadataMinAge(100*time.Millisecond))...)
 	if err != nil {
 		return nil, flow.Fatal(fmt.Errorf("kafka: %w", err))
 	}
@@ -62,16 +64,9 @@ func (c *cluster) topics(ctx context.Context, names []string, pattern *regexp.Re
 	if pattern != nil {
 		doing, names = "looking for topics that match "+pattern.String(), nil
 	}
-	var md kadm.Metadata
-	for try := 1; ; try++ {
-		var err error
-		if md, err = c.adm.Metadata(ctx, names...); err != nil {
-			return "", nil, c.conn.explain(doing, err)
-		}
-		// A topic that was created just now is not known to every broker yet.
-		if try == topicTries || !errors.Is(md.Topics.Error(), kerr.UnknownTopicOrPartition) || !sleep(ctx, topicWait) {
-			break
-		}
+	md, err := c.metadata(ctx, names...)
+	if err != nil {
+		return "", nil, c.conn.explain(doing, err)
 	}
 	if pattern != nil {
 		md.Topics.FilterInternal()
@@ -92,6 +87,18 @@ func (c *cluster) topics(ctx context.Context, names []string, pattern *regexp.Re
 		}
 	}
 	return md.Cluster, md.Topics, nil
+}
+
+// metadata looks at the topics, or at all. A topic that was created just now is
+// not known to every broker yet: a missing one is looked for again.
+func (c *cluster) metadata(ctx context.Context, names ...string) (md kadm.Metadata, err error) {
+	for range topicTries {
+		md, err = c.adm.Metadata(ctx, names...)
+		if err != nil || !errors.Is(md.Topics.Error(), kerr.UnknownTopicOrPartition) || !sleep(ctx, topicWait) {
+			break
+		}
+	}
+	return md, err
 }
 
 // listOffsets asks the leaders of exactly these partitions for the offset of a
@@ -120,7 +127,11 @@ func (c *cluster) listOffsets(ctx context.Context, parts []flow.Partition, isola
 		if shard.Err != nil {
 			return nil, c.conn.explain("asking for offsets", shard.Err)
 		}
-		for _, t := range shard.Resp.(*kmsg.ListOffsetsResponse).Topics {
+		resp, ok := shard.Resp.(*kmsg.ListOffsetsResponse)
+		if !ok {
+			return nil, fmt.Errorf("kafka: asked for offsets, got a %T", shard.Resp)
+		}
+		for _, t := range resp.Topics {
 			for _, p := range t.Partitions {
 				name := flow.Partition{Topic: t.Topic, ID: p.Partition}
 				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {

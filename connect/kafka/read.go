@@ -90,14 +90,15 @@ func (s *Source) moveFresh() {
 // was anything to hand over.
 func (s *Source) deliver(t *kgo.FetchTopic, p *kgo.FetchPartition) bool {
 	name := flow.Partition{Topic: t.Topic, ID: p.Partition}
-	next, ok := s.expect(name, p)
+	id := s.idText(t.TopicID)
+	next, ok := s.expect(name, id, p)
 	if !ok {
 		recycle(p.Records)
 		return false
 	}
 	last := p.Records[len(p.Records)-1]
 	f := flow.Fetch{
-		Partition: name, TopicID: s.idText(t.TopicID), Next: max(next, last.Offset+1), LeaderEpoch: last.LeaderEpoch, End: p.HighWatermark,
+		Partition: name, TopicID: id, Next: max(next, last.Offset+1), LeaderEpoch: last.LeaderEpoch, End: p.HighWatermark,
 	}
 	f.Records = views(s.in.Buffer(len(p.Records)), p.Records) // last: kgo's records are not ours any more
 	if s.cfg.Isolation == readCommitted && p.LastStableOffset >= 0 {
@@ -129,12 +130,15 @@ func (s *Source) idText(id [16]byte) string {
 
 // expect checks that the records are those that follow what was delivered
 // before, and returns their least offset.
-func (s *Source) expect(name flow.Partition, p *kgo.FetchPartition) (int64, bool) {
+func (s *Source) expect(name flow.Partition, id string, p *kgo.FetchPartition) (int64, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.parts[name]
 	switch first := p.Records[0].Offset; {
 	case st == nil, st.stopped:
+		return 0, false
+	case id != "" && st.topicID != "" && id != st.topicID:
+		s.lose(st, p.LogStartOffset, p.HighWatermark, id)
 		return 0, false
 	case st.moved:
 		// The poll proves that kgo uses the partition; whether it took the

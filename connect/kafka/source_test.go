@@ -229,36 +229,47 @@ func TestLostPositions(t *testing.T) {
 	wantValues(t, in.values(topic, 0), numbers(8, 12))
 }
 
-// A topic that is deleted and made anew while it is read is said, not read.
+// A topic that is deleted and made anew while it is read is said, not read:
+// at once, or after its absence was noticed.
 func TestRecreatedTopic(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t)
-	topic := b.topic(1)
-	b.fill(topic, 1, 0, 10)
-	in := newIntake(t)
-	r := run(t, b.config(topic), in)
-	eventually(t, "the first topic's records", func() bool { return in.count() == 10 })
-	if _, err := b.adm.DeleteTopic(t.Context(), topic); err != nil {
-		t.Fatal(err)
+	for name, wait := range map[string]bool{"at once": false, "later": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBroker(t)
+			topic := b.topic(1)
+			b.fill(topic, 1, 0, 10)
+			in := newIntake(t)
+			r := run(t, b.config(topic), in)
+			eventually(t, "the first topic's records", func() bool { return in.count() == 10 })
+			if _, err := b.adm.DeleteTopic(t.Context(), topic); err != nil {
+				t.Fatal(err)
+			}
+			if wait {
+				eventually(t, "a report of the deletion", func() bool {
+					r.mu.Lock()
+					defer r.mu.Unlock()
+					return slices.ContainsFunc(r.errs, func(err error) bool { return strings.Contains(err.Error(), "does not exist any more") })
+				})
+				if err := r.fatal(); err != nil {
+					t.Errorf("fatal when only deleted: %v", err)
+				}
+			}
+			eventually(t, "the topic to be made anew", func() bool {
+				_, err := b.adm.CreateTopic(t.Context(), 1, 1, nil, topic)
+				return err == nil
+			})
+			fresh := brokerAt(t, b.addr)
+			fresh.fill(topic, 1, 1000, 30)
+			eventually(t, "an error", func() bool { return r.fatal() != nil })
+			var lost *flow.PositionLostError
+			if !errors.As(r.fatal(), &lost) || lost.TopicIDNow == "" || lost.TopicIDNow == lost.TopicID || lost.Offset != 10 {
+				t.Errorf("error %v", r.fatal())
+			}
+			r.stop()
+			wantValues(t, in.values(topic, 0), numbers(0, 10))
+		})
 	}
-	eventually(t, "a report of the deletion", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return slices.ContainsFunc(r.errs, func(err error) bool { return strings.Contains(err.Error(), "does not exist any more") })
-	})
-	if err := r.fatal(); err != nil {
-		t.Errorf("fatal when only deleted: %v", err)
-	}
-	b.create(topic, 1)
-	fresh := brokerAt(t, b.addr)
-	fresh.fill(topic, 1, 1000, 30)
-	eventually(t, "an error", func() bool { return r.fatal() != nil })
-	var lost *flow.PositionLostError
-	if !errors.As(r.fatal(), &lost) || lost.TopicIDNow == "" || lost.TopicIDNow == lost.TopicID || lost.Offset != 10 {
-		t.Errorf("error %v", r.fatal())
-	}
-	r.stop()
-	wantValues(t, in.values(topic, 0), numbers(0, 10))
 }
 
 func TestPatternFindsLaterTopics(t *testing.T) {

@@ -151,7 +151,7 @@ func (s *Source) checkTopic(ctx context.Context, topic string, cause error) {
 	now := md.Topics[topic]
 	if now.Err != nil {
 		if errors.Is(now.Err, kerr.UnknownTopicOrPartition) {
-			s.report(topic, flow.Transient(fmt.Errorf("kafka: topic %s does not exist any more (brokers %s): what was not read of it is gone; "+
+			s.report("deletion of "+topic, flow.Transient(fmt.Errorf("kafka: topic %s does not exist any more (brokers %s): what was not read of it is gone; "+
 				"take it out of topics, or make it anew and reset its positions", topic, s.cfg.addresses())))
 			return
 		}
