@@ -187,7 +187,7 @@ func (o *Options) next(d *display) {
 		{o.Program + " run " + o.File, "in another terminal: the flow, from where it stopped"},
 		{o.Program + " run --dry-run " + o.File, "what the next records would become"},
 	} {
-		d.say("  %-46s # %s", c[0], c[1])
+		d.say("  %-40s  # %s", c[0], c[1])
 	}
 	d.say("  edit %s; sqlite3 %s 'SELECT * FROM telemetry LIMIT 3'", o.File, o.database())
 }

@@ -117,7 +117,7 @@ func (r *run) follow(ctx context.Context, c *child, from, goal int64) (state, er
 			s.batches = last.batches
 		}
 		last = s
-		r.show(s)
+		r.show(s, working || from == 0)
 		if s.committed >= goal {
 			return s, nil
 		}
@@ -126,10 +126,13 @@ func (r *run) follow(ctx context.Context, c *child, from, goal int64) (state, er
 
 func (r *run) rate() float64 { return float64(r.moved) / max(0.001, r.working.Seconds()) }
 
-func (r *run) show(s state) {
+func (r *run) show(s state, working bool) {
 	lag := r.total - s.committed
 	rest := fmt.Sprintf("lag %s  %s batches  %s dead letters", comma(lag), comma(r.batches+s.batches), comma(s.dead))
-	if r.moved > 0 {
+	switch {
+	case !working:
+		rest = "lag " + comma(lag) + "  the group waits 2 s for the killed process, then gives its partitions over"
+	case r.moved > 0:
 		rest = fmt.Sprintf("%s/s  %s  %s left", comma(int64(r.rate())), rest, seconds(time.Duration(float64(lag)/r.rate()*float64(time.Second))))
 	}
 	r.d.progress("flow", s.committed, r.total, rest)
