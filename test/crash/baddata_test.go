@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,8 +20,7 @@ const (
 		ok boolean, note text NOT NULL, off bigint)`
 	badSQLiteTable = `CREATE TABLE t (seq INTEGER UNIQUE, device_id TEXT NOT NULL, temp INTEGER, price NUMERIC, ts TEXT, uid TEXT,
 		ok INTEGER, note TEXT NOT NULL, off INTEGER)`
-	badColumns = `
-      seq: int8
+	badColumns = `      seq: int8
       device_id: {type: text, required: true}
       temp: int2
       price: numeric(6,2)
@@ -137,14 +135,8 @@ func badData(t *testing.T, d *target) {
 			wantRows[send(fill([]byte(`{}`), seq))] = "the good record after: " + b.name
 		}
 	}
-	file := filepath.Join(t.TempDir(), "flow.yaml")
-	yaml := r.yaml("127.0.0.1:0")
-	from, to := strings.Index(yaml, "    columns:"), strings.Index(yaml, "sink:")
-	yaml = yaml[:from] + "    columns:" + badColumns + yaml[to:]
-	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := spawn(t, "process", "", binary(t, "penstock"), "run", file)
+	r.columns = badColumns
+	p := r.start("")
 	if !poll(t.Context(), 60*time.Second, func() bool {
 		return !p.alive() || d.rowCount() >= len(wantRows) && d.deadCount() >= len(wantDead)
 	}) || !p.alive() {
@@ -165,8 +157,7 @@ func badData(t *testing.T, d *target) {
 	for _, off := range slices.Sorted(maps.Keys(wantRows)) {
 		t.Errorf("no row of offset %d: %s", off, wantRows[off])
 	}
-	value := map[string]string{"pgx": "value", "sqlite": "record_value"}[d.driver]
-	d.query(`SELECT "offset", class, message, coalesce(length(`+value+`), -1) FROM penstock_dead_letter ORDER BY "offset"`, func(scan func(...any) error) error {
+	d.query(`SELECT "offset", class, message, coalesce(length(value), -1) FROM penstock_dead_letter ORDER BY "offset"`, func(scan func(...any) error) error {
 		var off int64
 		var class, message string
 		var length int

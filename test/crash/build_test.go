@@ -58,10 +58,7 @@ func compile(pkg string) error {
 	return nil
 }
 
-func binary(t *testing.T, name string) string {
-	t.Helper()
-	if err := programs[name](); err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(binDir, name)
+func binary(name string) (string, error) {
+	err := programs[name]()
+	return filepath.Join(binDir, name), err
 }

@@ -156,7 +156,7 @@ func (l *topicLog) remake(n int) {
 	}) {
 		l.t.Fatalf("topic %s cannot be made anew", l.name)
 	}
-	l.client.PurgeTopicsFromProducing(l.name) // its producer knew the old topic
+	l.connect() // the old client's metadata has the old topic's id
 	l.produce(n)
 }
 

@@ -81,7 +81,7 @@ func (a *agenda) report(t *testing.T) {
 }
 
 // slot is one place in the group: a process that is killed and started again.
-func (a *agenda) slot(r *rig, mu *sync.Mutex) {
+func (a *agenda) slot(r *rig) {
 	for !r.t.Failed() {
 		where, more := a.next()
 		if !more {
@@ -91,9 +91,11 @@ func (a *agenda) slot(r *rig, mu *sync.Mutex) {
 		if where != atRandom {
 			arm = fmt.Sprintf("%s=kill@%d", where, hitToKill(where))
 		}
-		mu.Lock()
-		p := r.start(arm)
-		mu.Unlock()
+		p, err := r.launch(arm, "127.0.0.1:0")
+		if err != nil {
+			r.t.Error(err)
+			return
+		}
 		limit := 4 * time.Second
 		if where == atRandom {
 			limit = time.Duration(300+rand.IntN(3000)) * time.Millisecond
@@ -141,9 +143,8 @@ func killRun(t *testing.T, want, flows, slots int, newTarget func(*testing.T) *t
 				stop := r.topic.flow(400, 200*time.Millisecond)
 				defer stop()
 				var wg sync.WaitGroup
-				var mu sync.Mutex // guards the rig while processes start
 				for range slots {
-					wg.Go(func() { a.slot(r, &mu) })
+					wg.Go(func() { a.slot(r) })
 				}
 				wg.Wait()
 				stop()

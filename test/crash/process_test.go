@@ -26,14 +26,14 @@ type process struct {
 }
 
 // spawn starts a program with failpoints armed. It is killed with the test.
-func spawn(t *testing.T, label, failpoints string, args ...string) *process {
-	t.Helper()
+func spawn(t *testing.T, label, failpoints string, args ...string) (*process, error) {
 	p := &process{t: t, label: label, log: newLogBuffer(), exited: make(chan struct{})}
 	p.cmd = exec.CommandContext(context.Background(), args[0], args[1:]...)
 	p.cmd.Env = append(os.Environ(), "PENSTOCK_FAILPOINTS="+failpoints)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	dieWithParent(p.cmd)
 	if err := p.cmd.Start(); err != nil {
-		t.Fatalf("start %s: %v", label, err)
+		return nil, fmt.Errorf("start %s: %w", label, err)
 	}
 	go func() {
 		p.err = p.cmd.Wait()
@@ -44,7 +44,7 @@ func spawn(t *testing.T, label, failpoints string, args ...string) *process {
 		p.kill()
 		p.keepLog()
 	})
-	return p
+	return p, nil
 }
 
 func (p *process) signal(sig syscall.Signal) { _ = p.cmd.Process.Signal(sig) }

@@ -21,7 +21,7 @@ const (
 	badEvery = 97
 )
 
-// log is a topic, and what was written into it: per device the numbers 1 to n
+// topicLog is a topic, and what was written into it: per device the numbers 1 to n
 // in order, and here and there a record that is no JSON.
 type topicLog struct {
 	t      *testing.T
@@ -44,17 +44,24 @@ type place struct {
 
 func newTopic(t *testing.T, broker string) *topicLog {
 	t.Helper()
-	cl, err := kgo.NewClient(
-		kgo.SeedBrokers(broker), kgo.ProducerBatchMaxBytes(30<<20), kgo.ProducerBatchCompression(kgo.NoCompression()),
-		kgo.ProducerLinger(0), kgo.RecordDeliveryTimeout(2*time.Minute),
-	)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cl.Close)
-	l := &topicLog{t: t, broker: broker, name: testservice.Name(t), client: cl, admin: kadm.NewClient(cl), bad: map[place]bool{}}
+	l := &topicLog{t: t, broker: broker, name: testservice.Name(t), bad: map[place]bool{}}
+	l.connect()
 	l.create()
 	return l
+}
+
+// connect makes a new client.
+func (l *topicLog) connect() {
+	l.t.Helper()
+	cl, err := kgo.NewClient(
+		kgo.SeedBrokers(l.broker), kgo.ProducerBatchMaxBytes(30<<20), kgo.ProducerBatchCompression(kgo.NoCompression()),
+		kgo.ProducerLinger(0), kgo.RecordDeliveryTimeout(2*time.Minute), kgo.UnknownTopicRetries(-1),
+	)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(cl.Close)
+	l.client, l.admin = cl, kadm.NewClient(cl)
 }
 
 func (l *topicLog) create() {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,14 +22,14 @@ type rig struct {
 	topic  *topicLog
 	target *target
 	// naive runs the negative control with these arguments in place of Penstock.
-	naive []string
-	// flow is the file's text; spawned processes get a port of their own.
-	started int
+	naive   []string
+	columns string // below decode.json.columns
+	started atomic.Int32
 }
 
 func newRig(t *testing.T, topic *topicLog, d *target) *rig {
 	t.Helper()
-	return &rig{t: t, topic: topic, target: d}
+	return &rig{t: t, topic: topic, target: d, columns: plainColumns}
 }
 
 // control makes the rig run the naive loop, with positions in the group or in
@@ -48,22 +49,44 @@ func (r *rig) start(failpoints string) *process {
 // startWithAdmin also returns the address of /metrics.
 func (r *rig) startWithAdmin(failpoints string) (p *process, admin string) {
 	r.t.Helper()
-	r.started++
-	label := fmt.Sprintf("process-%d", r.started)
-	if r.naive != nil {
-		args := []string{
-			binary(r.t, "naive"), "-broker=" + r.topic.broker, "-topic=" + r.topic.name, "-group=" + r.topic.name,
-			"-driver=" + r.target.driver, "-database=" + r.target.url,
-		}
-		return spawn(r.t, label, failpoints, append(args, r.naive...)...), ""
-	}
 	admin = "127.0.0.1:" + strconv.Itoa(testservice.Port(r.t))
-	file := filepath.Join(r.t.TempDir(), "flow.yaml")
-	if err := os.WriteFile(file, []byte(r.yaml(admin)), 0o600); err != nil {
+	p, err := r.launch(failpoints, admin)
+	if err != nil {
 		r.t.Fatal(err)
 	}
-	return spawn(r.t, label, failpoints, binary(r.t, "penstock"), "run", file), admin
+	return p, admin
 }
+
+// launch starts a process. Unlike start it may be called from any goroutine.
+func (r *rig) launch(failpoints, admin string) (*process, error) {
+	label := fmt.Sprintf("process-%d", r.started.Add(1))
+	if r.naive != nil {
+		program, err := binary("naive")
+		if err != nil {
+			return nil, err
+		}
+		args := []string{
+			program, "-broker=" + r.topic.broker, "-topic=" + r.topic.name, "-group=" + r.topic.name,
+			"-driver=" + r.target.driver, "-database=" + r.target.url,
+		}
+		return spawn(r.t, label, failpoints, append(args, r.naive...)...)
+	}
+	program, err := binary("penstock")
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(r.t.TempDir(), "flow.yaml")
+	if err := os.WriteFile(file, []byte(r.yaml(admin)), 0o600); err != nil {
+		return nil, err
+	}
+	return spawn(r.t, label, failpoints, program, "run", file)
+}
+
+const plainColumns = `      device_id: {type: text, required: true}
+      seq: {type: int8, required: true}
+      part: {type: int4, from: partition}
+      off: {type: int8, from: offset}
+`
 
 // yaml is the flow's file. A killed member costs the group 1.5 s.
 func (r *rig) yaml(admin string) string {
@@ -79,17 +102,13 @@ source:
 decode:
   json:
     columns:
-      device_id: {type: text, required: true}
-      seq: {type: int8, required: true}
-      part: {type: int4, from: partition}
-      off: {type: int8, from: offset}
-sink:
+%[5]ssink:
 %[3]sbatch: {records: 150, wait: 5ms, timeout: 10s}
 lanes: 2
 retry: {initial: 20ms, max: 500ms}
 shutdown: {grace: 10s}
 admin: {address: %[4]q}
-`, r.topic.name, r.topic.broker, r.target.sink(), admin)
+`, r.topic.name, r.topic.broker, r.target.sink(), admin, r.columns)
 }
 
 // settle waits until everything that was produced is a row or a dead letter.
