@@ -70,3 +70,37 @@ func TestTable(t *testing.T) {
 		RunSink(t, tableHarness(SinkFeatures{Columns: true}, nil))
 	})
 }
+
+func logHarness(f SourceFeatures, wrap func(flow.Source) flow.Source) SourceHarness {
+	return SourceHarness{Features: f, New: func(_ testing.TB, partitions int) *Topic {
+		log := NewLog()
+		log.Create("t", partitions)
+		return &Topic{
+			Name: "t",
+			Source: func(_ testing.TB, s SourceStart) flow.Source {
+				o := LogOptions{Topics: []string{"t"}, Group: s.Group, MaxRecords: 70, MaxPartitions: 2}
+				if s.Latest {
+					o.Start = "latest"
+				}
+				var src flow.Source = log.Source(o)
+				if wrap != nil {
+					src = wrap(src)
+				}
+				return src
+			},
+			Produce: func(_ testing.TB, id int32, records ...flow.Record) { log.Append("t", id, records...) },
+			Gap:     func(_ testing.TB, id int32) { log.Skip("t", id, 3) },
+			Break:   func(testing.TB) { log.Break() },
+			Mend:    func(testing.TB) { log.Mend() },
+		}
+	}}
+}
+
+var logFeatures = SourceFeatures{
+	Group: true, Commit: true, Pause: true, Seek: true, Keys: true, Headers: true, Timestamps: true, Tombstones: true, Latest: true,
+	MaxRecord: 5_000_000,
+}
+
+func TestLog(t *testing.T) {
+	RunSource(t, logHarness(logFeatures, nil))
+}

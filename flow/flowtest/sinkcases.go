@@ -296,12 +296,12 @@ func cancelledBeforeWrite(c *sinkCase) {
 // returns, the same batch can be written next, and is there once.
 func cancelledDuringWrite(c *sinkCase) {
 	p := c.start()
-	const n = 3_000
+	const n = 1_000
 	var want []Item
-	for i := range 12 {
+	for i := range 10 {
 		some := items(i*n, n)
 		b := p.batch(piece{partition: 0, items: some[:n/2]}, piece{partition: 1, items: some[n/2:]})
-		ctx, cancel := context.WithTimeout(c.ctx, time.Duration(i*i)*300*time.Microsecond)
+		ctx, cancel := context.WithTimeout(c.ctx, time.Duration(i*i)*200*time.Microsecond)
 		err := within(c, soon, "Write whose context has ended", func() error { return p.w.Write(ctx, b) })
 		cancel()
 		want = append(want, some...)
