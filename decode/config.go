@@ -30,7 +30,8 @@ type JSONConfig struct {
 	Columns []Column `yaml:"columns" keyed:"Name" short:"Type" required:"true" doc:"The columns, in the target's order."`
 }
 
-// Validate refuses columns that cannot be, with a *connect.FieldError.
+// Validate refuses columns that cannot be, with a *connect.FieldError for each of
+// them.
 func (c *JSONConfig) Validate() error {
 	_, err := compile(c.Columns)
 	return err

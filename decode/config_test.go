@@ -76,6 +76,15 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+func TestValidateNamesEveryColumn(t *testing.T) {
+	t.Parallel()
+	cfg := JSONConfig{Columns: []Column{{Name: "a", Type: "x"}, {Name: "b", Type: "text"}, {Name: "c", Type: "int4", Default: "x"}}}
+	err := cfg.Validate()
+	if err == nil || !strings.Contains(err.Error(), "columns.a.type: ") || !strings.Contains(err.Error(), "columns.c.default: ") {
+		t.Error(err)
+	}
+}
+
 func TestFields(t *testing.T) {
 	t.Parallel()
 	j, err := NewJSON(JSONConfig{Columns: []Column{

@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -21,44 +22,59 @@ type plan struct {
 	lists []int
 }
 
-// compile checks the columns and makes the plan.
+// compile checks the columns and makes the plan. The error names one fault of
+// every column that has one.
 func compile(cols []Column) (*plan, error) {
 	if len(cols) == 0 {
 		return nil, fieldErrorf(&Column{}, "", "no columns; name at least one, like device_id: text")
 	}
 	p := &plan{columns: make([]column, len(cols)), paths: make([][]string, len(cols))}
+	var errs []error
 	for i := range cols {
-		src := &cols[i]
-		if src.Name == "" {
-			return nil, fieldErrorf(src, "name", "column %d has no name", i+1)
-		}
-		if slices.ContainsFunc(cols[:i], func(c Column) bool { return c.Name == src.Name }) {
-			return nil, fieldErrorf(src, "name", "there are two columns of this name")
-		}
-		c := &p.columns[i]
-		document, err := c.compile(src)
-		if err != nil {
-			return nil, err
-		}
-		switch {
-		case !document:
-			p.parts = append(p.parts, i)
-		case c.from == fromKey:
-			p.inKey = append(p.inKey, i)
+		var err error
+		switch name := cols[i].Name; {
+		case name == "":
+			err = fieldErrorf(&cols[i], "name", "column %d has no name", i+1)
+		case slices.ContainsFunc(cols[:i], func(c Column) bool { return c.Name == name }):
+			err = fieldErrorf(&cols[i], "name", "there are two columns of this name")
 		default:
-			p.inValue = append(p.inValue, i)
+			err = p.compile(i, &cols[i])
 		}
-		if document {
-			if p.paths[i], err = c.keys(src); err != nil {
-				return nil, fieldErrorf(src, "path", "%w", err)
-			}
+		if err != nil {
+			errs = append(errs, err)
 		}
-		if c.list {
-			p.lists = append(p.lists, i)
-		}
-		p.fields = append(p.fields, c.Field)
+	}
+	if errs != nil {
+		return nil, errors.Join(errs...)
 	}
 	return p, nil
+}
+
+// compile makes column i.
+func (p *plan) compile(i int, src *Column) error {
+	c := &p.columns[i]
+	document, err := c.compile(src)
+	if err != nil {
+		return err
+	}
+	if document {
+		if p.paths[i], err = c.keys(src); err != nil {
+			return fieldErrorf(src, "path", "%w", err)
+		}
+	}
+	switch {
+	case !document:
+		p.parts = append(p.parts, i)
+	case c.from == fromKey:
+		p.inKey = append(p.inKey, i)
+	default:
+		p.inValue = append(p.inValue, i)
+	}
+	if c.list {
+		p.lists = append(p.lists, i)
+	}
+	p.fields = append(p.fields, c.Field)
+	return nil
 }
 
 // compile fills c in from its description. document says that the column is
