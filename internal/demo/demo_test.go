@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -115,7 +116,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	edited := append(text, "# mine\n"...)
+	edited := slices.Concat(text, []byte("# mine\n"))
 	if err := os.WriteFile(o.File, edited, 0o644); err != nil { //nolint:gosec // a test's file
 		t.Fatal(err)
 	}

@@ -72,8 +72,7 @@ func StartKafka(ctx context.Context, cfg KafkaConfig) (*Kafka, error) {
 	}
 	lock, err := filelock.Take(filepath.Join(cfg.Dir, "penstock.lock"))
 	if err != nil {
-		var held *filelock.HeldError
-		if errors.As(err, &held) {
+		if held, ok := errors.AsType[*filelock.HeldError](err); ok {
 			return nil, fmt.Errorf("the embedded Kafka in %s is running already (%s): stop it first (Ctrl-C where it runs)", cfg.Dir, held.Holder)
 		}
 		return nil, fmt.Errorf("the embedded Kafka's directory: %w", err)
