@@ -78,7 +78,7 @@ func TestRace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close() //nolint:errcheck // nothing to lose
+	defer other.Close()
 	for range 20 {
 		errs := make([]error, 2)
 		var wg sync.WaitGroup
@@ -157,7 +157,7 @@ func freeze(t *testing.T, r *rig, b *flow.Batch) (thaw func() error) {
 	t.Cleanup(func() {
 		cancel()
 		if !thawed {
-			<-done
+			t.Log("thawed with the test: ", <-done)
 		}
 	})
 	r.eventually("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'penstock:test' AND datname = current_database() AND wait_event_type = 'Lock'", "1")

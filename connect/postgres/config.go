@@ -104,8 +104,7 @@ func (c *SinkConfig) connConfig() (*pgconn.Config, error) {
 		return cfg, nil
 	}
 	if inner := errors.Unwrap(err); inner != nil {
-		var u *url.Error
-		if errors.As(inner, &u) {
+		if u, ok := errors.AsType[*url.Error](inner); ok {
 			inner = u.Err
 		}
 		return nil, fmt.Errorf("not a PostgreSQL URL or list of key=value pairs: %w", inner)

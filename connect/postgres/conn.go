@@ -47,7 +47,7 @@ func (s *Sink) dial(ctx context.Context) (*session, error) {
 		err = errors.New("pg_stat_activity does not show the connection's own process")
 	}
 	if err != nil {
-		s.hangUp(pg)
+		s.hangUp(ctx, pg)
 		return nil, connectError(err)
 	}
 	return &session{pg: pg, backend: string(rows[0][0])}, nil
@@ -56,8 +56,8 @@ func (s *Sink) dial(ctx context.Context) (*session, error) {
 // hangUp closes a connection; the server rolls back what was open. Close waits
 // for what pgconn does about it in the background (a cancel request, at most
 // 15 s).
-func (s *Sink) hangUp(pg *pgconn.PgConn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+func (s *Sink) hangUp(ctx context.Context, pg *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = pg.Close(ctx)
 	s.closing.Go(func() { <-pg.CleanupDone() })

@@ -38,7 +38,6 @@ type copyReader struct {
 	rejected func(row int) int
 
 	next  int // row of the batch, or index into rows
-	row   int // encoded last
 	half  int // rows left until the failpoint in the middle
 	carry []byte
 	off   int // what Read has taken of carry

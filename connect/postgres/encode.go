@@ -170,15 +170,11 @@ func (c *column) null(i int) bool {
 	return i>>6 < len(c.nulls) && c.nulls[i>>6]&(1<<(i&63)) != 0
 }
 
-// appendValue appends length and value of row i, or says why it cannot be written.
-func (c *column) appendValue(dst []byte, i int) ([]byte, error) {
-	if c.nulls[i>>6]&(1<<(i&63)) != 0 {
-		if c.notNull {
-			return dst, c.reject("null", "there is no value, and the column is NOT NULL")
-		}
-		return append(dst, 0xff, 0xff, 0xff, 0xff), nil
+func (c *column) appendNull(dst []byte) ([]byte, error) {
+	if c.notNull {
+		return dst, c.reject("null", "there is no value, and the column is NOT NULL")
 	}
-	return c.encode(c, dst, i)
+	return append(dst, 0xff, 0xff, 0xff, 0xff), nil
 }
 
 func (c *column) reject(class, format string, args ...any) error {
@@ -238,23 +234,19 @@ func (e *rowEncoder) size(i int) int {
 }
 
 // append appends row i. After an error, what it returns beyond dst is to be dropped.
+// The rows of a key encoder (see column.key) are the same bytes for keys that are equal.
 func (e *rowEncoder) append(dst []byte, i int) ([]byte, error) {
 	dst = append(dst, byte(len(e.columns)>>8), byte(len(e.columns)))
 	var err error
+	word, bit := i>>6, uint64(1)<<(i&63)
 	for k := range e.columns {
-		if dst, err = e.columns[k].appendValue(dst, i); err != nil {
-			return dst, err
+		c := &e.columns[k]
+		if c.nulls[word]&bit == 0 {
+			dst, err = c.encode(c, dst, i)
+		} else {
+			dst, err = c.appendNull(dst)
 		}
-	}
-	return dst, nil
-}
-
-// appendKey appends the values of a key encoder (see column.key), which are the
-// same bytes for keys that are equal.
-func (e *rowEncoder) appendKey(dst []byte, i int) ([]byte, error) {
-	var err error
-	for k := range e.columns {
-		if dst, err = e.columns[k].appendValue(dst, i); err != nil {
+		if err != nil {
 			return dst, err
 		}
 	}

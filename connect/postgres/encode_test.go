@@ -40,8 +40,17 @@ func TestAllTypes(t *testing.T) {
 			int64(math.MinInt64), int64(math.MinInt32), int64(math.MinInt16), -math.MaxFloat64, -math.MaxFloat32,
 			"-0.00012300", "-9999.994", true, "äöü \t\n\\ 😀", int64(minTimestamp + epochMicros), int64(-1), int64(minDate + epochDays),
 			"{A0EEBC99-9c0b4ef8bb6d-6bb9bd380a11}", "\x00\xff", ` {"a": 1, "a": 2} `, `{"b": [1, null], "a": "\u00e4"}`,
-			[]any{1, nil, int64(math.MaxInt64)}, []any{}, []any{1.5, nil}, []any{true, false, nil},
-			[]any{"", "NULL", `a"b`, nil}, []any{"1e3", "-2.50"}, []any{int64(0)}, []any{int64(0), nil}, []any{"a0eebc999c0b4ef8bb6d6bb9bd380a11"}, []any{"\x01"}, []any{`{"a":1}`, "null"},
+			[]any{1, nil, int64(math.MaxInt64)},
+			[]any{},
+			[]any{1.5, nil},
+			[]any{true, false, nil},
+			[]any{"", "NULL", `a"b`, nil},
+			[]any{"1e3", "-2.50"},
+			[]any{int64(0)},
+			[]any{int64(0), nil},
+			[]any{"a0eebc999c0b4ef8bb6d6bb9bd380a11"},
+			[]any{"\x01"},
+			[]any{`{"a":1}`, "null"},
 		},
 		row{
 			int64(math.MaxInt64), int64(math.MaxInt32), int64(math.MaxInt16), math.SmallestNonzeroFloat64, math.SmallestNonzeroFloat32,
@@ -161,8 +170,10 @@ func bench512(n int) ([]flow.Field, *table, *flow.Batch) {
 		field("temp", "float8", flow.KindFloat64), field("payload", "text", flow.KindString),
 	}
 	tab := &table{tableName: tableName{"public", "telemetry"}, columns: []tableColumn{
-		{name: "device_id", typ: "text", oid: oidText, notNull: true, typmod: -1}, {name: "seq", typ: "bigint", oid: oidInt8, notNull: true, typmod: -1},
-		{name: "ts", typ: "timestamp with time zone", oid: oidTimestamptz, typmod: -1}, {name: "temp", typ: "double precision", oid: oidFloat8, typmod: -1},
+		{name: "device_id", typ: "text", oid: oidText, notNull: true, typmod: -1},
+		{name: "seq", typ: "bigint", oid: oidInt8, notNull: true, typmod: -1},
+		{name: "ts", typ: "timestamp with time zone", oid: oidTimestamptz, typmod: -1},
+		{name: "temp", typ: "double precision", oid: oidFloat8, typmod: -1},
 		{name: "payload", typ: "text", oid: oidText, typmod: -1},
 	}}
 	payload := strings.Repeat("x", 400)

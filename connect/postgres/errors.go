@@ -24,8 +24,7 @@ const (
 
 // sqlState returns the SQLSTATE of a server error, or "".
 func sqlState(err error) string {
-	var pe *pgconn.PgError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pe.Code
 	}
 	return ""

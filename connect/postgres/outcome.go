@@ -52,7 +52,7 @@ func (w *writer) commit(ctx context.Context) error {
 		return classify("commit", err)
 	}
 	w.doubt = &doubt{parts: slices.Clone(w.parts), backend: w.conn.backend}
-	w.drop()
+	w.drop(ctx)
 	lost := fmt.Errorf("the answer to COMMIT was lost: %w", err)
 	if ctx.Err() != nil {
 		return flow.Transient(lost) // the next Write finds out

@@ -184,7 +184,7 @@ func makeBatch(fields []flow.Field, at flow.Checkpoint, rows ...any) *flow.Batch
 		records[i] = flow.Record{Key: []byte("k"), Value: []byte("v"), Offset: at.Offset + int64(i), Timestamp: 1_700_000_000_000_000}
 		values, ok := one.(row)
 		if !ok {
-			values = row(one.(tombstone))
+			values = row(one.(tombstone)) //nolint:errcheck // a wrong type in a test is to panic
 			records[i].Value = nil
 		}
 		for k := range cols.Cols {
@@ -203,6 +203,7 @@ func makeBatch(fields []flow.Field, at flow.Checkpoint, rows ...any) *flow.Batch
 	return b
 }
 
+//nolint:errcheck // a wrong type in a test is to panic
 func set(c *flow.Column, i int, v any) {
 	if c.Kind == flow.KindList {
 		n := int(c.Offsets[i])
@@ -272,12 +273,20 @@ func (r *rig) writeBatch(b *flow.Batch) {
 	r.at[0].Offset = b.Parts[0].Next
 }
 
-func (r *rig) wantErr(b *flow.Batch, class flow.Class, words ...string) error {
+func (r *rig) wantErr(b *flow.Batch, class flow.Class, words ...string) {
 	r.t.Helper()
-	return wantError(r.t, r.w.Write(r.t.Context(), b), class, words...)
+	wantError(r.t, r.w.Write(r.t.Context(), b), class, words...)
 }
 
-func wantError(t testing.TB, err error, class flow.Class, words ...string) error {
+// dataErr writes a batch that the server refuses for its data.
+func (r *rig) dataErr(b *flow.Batch, words ...string) error {
+	r.t.Helper()
+	err := r.w.Write(r.t.Context(), b)
+	wantError(r.t, err, flow.ClassData, words...)
+	return err
+}
+
+func wantError(t testing.TB, err error, class flow.Class, words ...string) {
 	t.Helper()
 	if flow.ClassOf(err) != class || err == nil {
 		t.Fatalf("got %v (%s), want an error of class %s", err, flow.ClassOf(err), class)
@@ -287,7 +296,6 @@ func wantError(t testing.TB, err error, class flow.Class, words ...string) error
 			t.Fatalf("the error does not say %q:\n%v", w, err)
 		}
 	}
-	return err
 }
 
 func dataRows(t testing.TB, err error) []int {

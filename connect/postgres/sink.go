@@ -166,7 +166,7 @@ func (s *Sink) Close(ctx context.Context) error {
 	}
 	defer func() { s.token <- struct{}{} }()
 	if s.control != nil {
-		s.dropControl()
+		s.dropControl(ctx)
 	}
 	s.closing.Wait()
 	return nil
@@ -181,8 +181,8 @@ func (s *Sink) withControl(ctx context.Context, f func(*session) error) error {
 		return classify("wait for the control connection", ctx.Err())
 	}
 	defer func() { s.token <- struct{}{} }()
-	if s.control != nil && (s.control.pg.IsClosed() || s.control.pg.CheckConn() != nil) {
-		s.dropControl()
+	if s.control != nil && !s.alive(ctx, s.control.pg) {
+		s.dropControl(ctx)
 	}
 	if s.control == nil {
 		c, err := s.dial(ctx)
@@ -193,12 +193,19 @@ func (s *Sink) withControl(ctx context.Context, f func(*session) error) error {
 	}
 	err := f(s.control)
 	if s.control.pg.IsClosed() || s.control.pg.TxStatus() != 'I' || sqlState(err) == codeReadOnly {
-		s.dropControl() // what it was in the middle of is rolled back
+		s.dropControl(ctx) // what it was in the middle of is rolled back
 	}
 	return err
 }
 
-func (s *Sink) dropControl() {
-	s.hangUp(s.control.pg)
+// alive finds out whether a connection that was not used for a while still is one.
+func (s *Sink) alive(ctx context.Context, pg *pgconn.PgConn) bool {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.ConnectTimeout)
+	defer cancel()
+	return !pg.IsClosed() && pg.Ping(ctx) == nil
+}
+
+func (s *Sink) dropControl(ctx context.Context) {
+	s.hangUp(ctx, s.control.pg)
 	s.control = nil
 }

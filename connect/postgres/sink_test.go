@@ -89,7 +89,7 @@ func TestCreateTable(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			defer s.Close(context.Background()) //nolint:errcheck // Open says what is wrong
+			defer s.Close(context.Background())
 			if err := s.Open(t.Context(), flow.Setup{Flow: "f", Fields: fields, Lanes: 1}); err != nil {
 				t.Error(err)
 			}
@@ -219,7 +219,7 @@ func TestConnectErrors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer sink.Close(context.Background()) //nolint:errcheck // Open says what is wrong
+		defer sink.Close(context.Background())
 		return sink.Open(t.Context(), flow.Setup{Flow: "f", Fields: simpleFields})
 	}
 	free := testservice.Port(t)
@@ -237,7 +237,7 @@ func TestPasswordFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.Close(context.Background()) //nolint:errcheck // Open says what is wrong
+		defer s.Close(context.Background())
 		return s.Open(t.Context(), flow.Setup{Flow: "f", Fields: simpleFields})
 	}
 	cfg := SinkConfig{URL: tls.URL + "?sslmode=verify-full&sslrootcert=" + tls.CAFile, PasswordFile: file}
@@ -267,7 +267,7 @@ func TestFingerprint(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.Close(context.Background()) //nolint:errcheck // Init says what is wrong
+		defer s.Close(context.Background())
 		setup := r.setup
 		change(&setup)
 		if err := s.Open(t.Context(), setup); err != nil {

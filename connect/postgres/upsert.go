@@ -53,7 +53,7 @@ func (t *keyTable) collect(b *flow.Batch) {
 	t.entries, t.arena = t.entries[:0], t.arena[:0]
 	for i := b.Next(0); i >= 0; i = b.Next(i + 1) {
 		start := len(t.arena)
-		arena, err := t.enc.appendKey(t.arena, i)
+		arena, err := t.enc.append(t.arena, i)
 		t.arena = arena
 		if err != nil {
 			b.Reject(i, flow.StageWrite, err)

@@ -48,7 +48,7 @@ func TestRowsAcrossBuffers(t *testing.T) {
 	r.want("SELECT count(*), sum(length(device_id)), count(DISTINCT seq) FROM t", func() string {
 		sum := 0
 		for _, x := range rows {
-			sum += len(x.(row)[0].(string))
+			sum += len(x.(row)[0].(string)) //nolint:errcheck // a wrong type in a test is to panic
 		}
 		return fmt.Sprintf("300|%d|300", sum)
 	}())
@@ -161,7 +161,7 @@ func TestViolationsAreLocated(t *testing.T) {
 		rows[10], rows[20] = row{-40000}, row{40000} // rejected at encoding
 		rows = append(rows[:200:200], append([]any{c.bad}, rows[200:]...)...)
 		b := r.batch(rows...)
-		err := r.wantErr(b, flow.ClassData, c.words)
+		err := r.dataErr(b, c.words)
 		if got := dataRows(t, err); !slices.Equal(got, []int{200}) {
 			t.Errorf("%s: rows %v are said to be at fault, want 200: %v", c.name, got, err)
 		}
@@ -181,7 +181,7 @@ func TestDeferredConstraintHasNoRow(t *testing.T) {
 		"CREATE TABLE now (device_id text REFERENCES device, seq int8, temp float8)")
 	for _, table := range []string{"t", "now"} {
 		r := d.open(SinkConfig{Table: table, CheckpointSchema: d.schema(table)}, simpleFields)
-		err := r.wantErr(r.batch(row{"a"}, row{"b"}), flow.ClassData, "violates foreign key")
+		err := r.dataErr(r.batch(row{"a"}, row{"b"}), "violates foreign key")
 		if rows := dataRows(t, err); rows != nil {
 			t.Fatalf("%s: rows %v are said to be at fault", table, rows)
 		}

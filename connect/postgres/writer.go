@@ -50,14 +50,14 @@ func newWriter(s *Sink, lane int) *writer {
 
 // Close closes the connection; an open transaction is rolled back.
 func (w *writer) Close() error {
-	w.drop()
+	w.drop(context.Background())
 	return nil
 }
 
 // drop closes the connection.
-func (w *writer) drop() {
+func (w *writer) drop(ctx context.Context) {
 	if w.conn != nil {
-		w.sink.hangUp(w.conn.pg)
+		w.sink.hangUp(ctx, w.conn.pg)
 		w.conn = nil
 	}
 	w.sink.backends[w.lane].Store(nil)
@@ -129,7 +129,7 @@ func (w *writer) connect(ctx context.Context) error {
 	if w.conn != nil && !w.conn.pg.IsClosed() {
 		return nil
 	}
-	w.drop()
+	w.drop(ctx)
 	c, err := w.sink.dial(ctx)
 	if err != nil {
 		return err
@@ -147,7 +147,7 @@ func (w *writer) connect(ctx context.Context) error {
 		WHERE c.flow = %s AND c.cluster_id = %s AND c.topic = v.topic AND c.partition = v.partition AND c.owner_epoch = v.owner;COMMIT`,
 		s.names.checkpoint, literal(c.backend), partitionValues(w.ps, w.owners), literal(s.setup.Flow), literal(s.setup.ClusterID)))
 	if err != nil && rollback(ctx, c.pg) != nil {
-		w.drop()
+		w.drop(ctx)
 		return classify("begin", err)
 	}
 	return nil
@@ -162,7 +162,8 @@ const (
 // begin opens the transaction and moves the positions, in one round trip.
 func (w *writer) begin(ctx context.Context, b *flow.Batch) error {
 	s := w.sink
-	sql := append(w.sql[:0], begin...)
+	sql := w.sql[:0]
+	sql = append(sql, begin...)
 	sql = append(sql, s.lockTimeoutSQL()...)
 	sql = append(sql, s.selectSQL(partitionValues(w.ps, w.owners), "FOR UPDATE OF c")...)
 	sql = fmt.Appendf(sql, `;UPDATE %s c SET next_offset = v.next, leader_epoch = v.leader, owner_backend = %s, updated_at = clock_timestamp() FROM (VALUES `,
@@ -311,6 +312,6 @@ func (w *writer) abort(ctx context.Context, cause error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	if rollback(ctx, w.conn.pg) != nil || sqlState(cause) == codeReadOnly {
-		w.drop()
+		w.drop(ctx)
 	}
 }

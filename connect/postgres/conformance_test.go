@@ -1,0 +1,133 @@
+package postgres_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"strconv"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/penstockdev/penstock/connect/postgres"
+	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/flow/flowtest"
+	"github.com/penstockdev/penstock/internal/testservice"
+)
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	for mode, features := range map[string]flowtest.SinkFeatures{
+		// A violation in the merge of a staging table has no line.
+		postgres.ModeAppend: {LocatesBadRows: true},
+		postgres.ModeIgnore: {},
+		postgres.ModeUpsert: {Upsert: true, Tombstones: true},
+	} {
+		features.ExactlyOnce, features.Columns, features.StoresDeadLetters = true, true, true
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			url := testservice.Postgres(t)
+			flowtest.RunSink(t, flowtest.SinkHarness{
+				Features: features,
+				New:      func(t testing.TB) *flowtest.Target { return newTarget(t, url, mode) },
+			})
+		})
+	}
+}
+
+// target is a schema behind a proxy that can take the database away.
+type target struct {
+	url   string
+	proxy *testservice.TCPProxy
+	cfg   postgres.SinkConfig
+}
+
+func newTarget(t testing.TB, dbURL, mode string) *flowtest.Target {
+	t.Helper()
+	schema := testservice.Name(t)
+	// Defaults are taken in the order of insertion.
+	ddl := fmt.Sprintf(`CREATE SCHEMA %[1]s; CREATE TABLE %[1]s.item (key text, seq int8 NOT NULL, payload text CHECK (payload <> 'poison'), n int8 GENERATED ALWAYS AS IDENTITY)`, schema)
+	if mode != postgres.ModeAppend {
+		ddl += fmt.Sprintf("; ALTER TABLE %s.item ADD PRIMARY KEY (key)", schema)
+	}
+	d := &target{url: dbURL + "&search_path=" + schema}
+	conn := d.connect(t)
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), ddl); err != nil {
+		t.Fatal(err)
+	}
+	pg := conn.Config()
+	d.proxy = testservice.Proxy(t, net.JoinHostPort(pg.Host, strconv.Itoa(int(pg.Port))))
+	d.cfg = postgres.SinkConfig{URL: testservice.WithAddr(t, d.url, d.proxy.Addr()), Table: "item", Mode: mode}
+	if mode != postgres.ModeAppend {
+		d.cfg.Key = []string{"key"}
+	}
+	return &flowtest.Target{
+		Sink: d.sink, Rows: d.rows, Dead: d.dead,
+		Poison: func(it flowtest.Item) flowtest.Item {
+			it.Payload = "poison"
+			return it
+		},
+		Break: func(testing.TB) { d.proxy.Cut() },
+		Mend:  func(testing.TB) { d.proxy.Restore() },
+	}
+}
+
+func (d *target) connect(t testing.TB) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), d.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func (d *target) sink(t testing.TB) flow.Sink {
+	t.Helper()
+	s, err := postgres.NewSink(d.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (d *target) rows(t testing.TB) []flowtest.Item {
+	t.Helper()
+	conn := d.connect(t)
+	defer conn.Close(context.Background())
+	rows, err := conn.Query(context.Background(), "SELECT key, seq, payload FROM item ORDER BY n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	items, err := pgx.CollectRows(rows, pgx.RowToStructByPos[flowtest.Item])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return items
+}
+
+func (d *target) dead(t testing.TB) []flowtest.DeadRow {
+	t.Helper()
+	conn := d.connect(t)
+	defer conn.Close(context.Background())
+	rows, err := conn.Query(context.Background(), `SELECT flow, cluster_id, topic, topic_id, partition, "offset", (extract(epoch FROM "timestamp") * 1000000)::int8,
+		key, value, headers::text, stage, class, column_name, message FROM penstock_dead_letter ORDER BY id`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (flowtest.DeadRow, error) {
+		row := flowtest.DeadRow{DeadLetter: flow.DeadLetter{Record: &flow.Record{}}}
+		var headers string
+		err := r.Scan(&row.Flow, &row.ClusterID, &row.Topic, &row.TopicID, &row.ID, &row.Record.Offset, &row.Record.Timestamp,
+			&row.Record.Key, &row.Record.Value, &headers, &row.Stage, &row.Class, &row.Column, &row.Message)
+		if err == nil {
+			err = json.Unmarshal([]byte(headers), &row.Record.Headers)
+		}
+		return row, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
