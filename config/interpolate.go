@@ -79,7 +79,7 @@ func (p *interpolator) file(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the file of ${file:...} cannot be read: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	data, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
 	if err != nil {
 		return "", fmt.Errorf("the file of ${file:...} cannot be read: %w", err)

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/penstockdev/penstock/connect"
@@ -28,7 +29,7 @@ func LoadFile(path string, o Options) (*Flow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the flow file: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading the flow file %s: %w", path, err)
@@ -70,12 +71,16 @@ func Load(name string, data []byte, o Options) (*Flow, error) {
 	spec.Defaults(reflect.ValueOf(f).Elem())
 	w.complete(f, spec)
 
-	secrets := append(w.secrets, w.env.secrets...)
+	secrets := slices.Concat(w.secrets, w.env.secrets)
 	f.Warnings = ov.warnings
 	f.Warnings.frames(data, root, secrets)
 	if len(w.problems) > 0 {
 		w.problems.frames(data, root, secrets)
 		w.problems.sort()
+		if w.more > 0 {
+			last := w.problems[len(w.problems)-1]
+			last.Hint = strings.TrimSpace(last.Hint + fmt.Sprintf(" (and %d more findings)", w.more))
+		}
 		return nil, w.problems
 	}
 	return f, nil
@@ -88,9 +93,8 @@ func Spec() (*connect.Spec, error) { return connect.SpecOf[Flow]() }
 func (w *walker) complete(f *Flow, spec *connect.Spec) {
 	w.validate(spec.Type, reflect.ValueOf(f).Elem(), "")
 	with := connect.Context{Flow: f.Name, Decodes: f.Decode.Connector != nil}
-	if w.finish(f.Source, connect.RoleSource, with) {
-		with.Source = f.Source.Config
-	}
+	w.finish(f.Source, connect.RoleSource, with)
+	with.Source = f.Source.Config
 	if w.finish(f.Decode, connect.RoleDecode, with) {
 		with.Fields = w.fields(f.Decode)
 	}

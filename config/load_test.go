@@ -227,6 +227,15 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+func configOf[C any](t *testing.T, c connect.Choice) *C {
+	t.Helper()
+	cfg, ok := c.Config.(*C)
+	if !ok {
+		t.Fatalf("the configuration is a %T", c.Config)
+	}
+	return cfg
+}
+
 func TestPrecedence(t *testing.T) {
 	o := testOptions(t)
 	o.Environ = append(o.Environ,
@@ -237,7 +246,7 @@ func TestPrecedence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src, cols := f.Source.Config.(*logConfig), f.Decode.Config.(*columnsConfig).Columns
+	src, cols := configOf[logConfig](t, f.Source), configOf[columnsConfig](t, f.Decode).Columns
 	got := []any{f.Batch.Records, f.Batch.Wait, src.Brokers, src.Topics, src.SASL.Password.Reveal(), cols[1].Type, cols[1].Path, cols[0].Type, cols[0].Path, f.Retry.Initial}
 	want := []any{
 		9, 2 * time.Millisecond, []string{"x:1", "y:2"}, []string{"p", "q"}, "other", "text", "meta.seq", "text", "id", time.Second,
@@ -264,7 +273,7 @@ func TestSetReplacesTheConnector(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Sink.Connector.Name != "screen" || f.DeadLetters.Config.(*lettersConfig).Topic != "dead" {
+	if f.Sink.Connector.Name != "screen" || configOf[lettersConfig](t, f.DeadLetters).Topic != "dead" {
 		t.Errorf("sink %s", f.Sink.Connector.Name)
 	}
 }
@@ -283,7 +292,8 @@ func TestInterpolation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []any{f.Source.Config.(*logConfig).SASL.Password.Reveal(), f.Source.Config.(*logConfig).Brokers, f.Sink.Config.(*tableConfig).Table, f.Batch.Records}
+	src := configOf[logConfig](t, f.Source)
+	got := []any{src.SASL.Password.Reveal(), src.Brokers, configOf[tableConfig](t, f.Sink).Table, f.Batch.Records}
 	if diff := cmp.Diff([]any{"from file", []string{"a:1", "b:2"}, "a$bc${x}^d$", 12}, got); diff != "" {
 		t.Error(diff)
 	}
@@ -339,5 +349,38 @@ func TestFindings(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+func TestSchemaAndReferenceNameEveryField(t *testing.T) {
+	r := testRegistry(t)
+	schema, err := JSONSchema(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := Reference(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths, err := SettablePaths(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range paths {
+		name := p[strings.LastIndexByte(p, '.')+1:]
+		if !strings.Contains(string(schema), fmt.Sprintf("%q: {", name)) {
+			t.Errorf("the schema lacks %s", p)
+		}
+		if !strings.Contains(page, name+"` |") {
+			t.Errorf("the page lacks %s", p)
+		}
+	}
+	for _, name := range []string{"table", "batch", "sink"} {
+		if text, err := Explain(r, name); err != nil || !strings.Contains(text, name) {
+			t.Errorf("explain %s: %q, %v", name, text, err)
+		}
+	}
+	if text, err := Explain(r, "nothing"); err != nil || text != "" {
+		t.Errorf("explain nothing: %q, %v", text, err)
 	}
 }

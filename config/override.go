@@ -214,3 +214,15 @@ func relocate(n *node, at place) {
 		relocate(i, at)
 	}
 }
+
+// SettablePaths are the fields that an environment variable can set (EnvName
+// says which one).
+func SettablePaths(r *connect.Registry) ([]string, error) {
+	spec, err := Spec()
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	settable(r, spec.Type, "", func(p string) { paths = append(paths, p) })
+	return paths, nil
+}

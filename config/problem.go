@@ -120,6 +120,7 @@ func (ps Problems) frames(data []byte, root *node, secrets []string) {
 		}
 		line := lines[p.Line-1]
 		if root == nil {
+			lines[p.Line-1] = line[:min(len(line), 1000)]
 			line = maskUnparsed(lines, p.Line-1)
 		} else {
 			line = maskNodes(line, p.Line, hidden)
@@ -208,9 +209,10 @@ func hide(s string, secrets []string) string {
 
 // nearest returns the name most like word, or "" if none is near.
 func nearest(word string, names []string) string {
-	best, name := 1+max(1, len(word)/3), ""
+	best, name := len(word)+1, ""
 	for _, n := range names {
-		if d := distance(strings.ToLower(word), n); d < best {
+		d := distance(strings.ToLower(word), strings.ToLower(n))
+		if d < best && d <= max(1, max(len(word), len(n))/3) {
 			best, name = d, n
 		}
 	}

@@ -182,7 +182,7 @@ func explain(b *strings.Builder, title string, t *connect.Type) {
 func wrap(s string, n int) []string {
 	var lines []string
 	line := ""
-	for _, w := range strings.Fields(s) {
+	for w := range strings.FieldsSeq(s) {
 		if line != "" && len(line)+1+len(w) > n {
 			lines = append(lines, line)
 			line = ""

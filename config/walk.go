@@ -18,6 +18,10 @@ type walker struct {
 	registry *connect.Registry
 	env      *interpolator
 	problems Problems
+	// more counts the findings beyond maxProblems.
+	more int
+	// spare stands for a finding that is not kept.
+	spare Problem
 	// places are where the fields were written, by path: the key and the value.
 	places map[string]written
 	// secrets are the values that no message may repeat.
@@ -29,14 +33,29 @@ type written struct {
 	value *node
 }
 
-func (w *walker) report(at place, path, hint, format string, args ...any) *Problem {
+func (w *walker) report(at place, path, hint, format string, args ...any) {
+	if len(w.problems) >= maxProblems {
+		w.more++
+		w.spare = Problem{}
+		return
+	}
 	p := &Problem{File: w.file, Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...), Hint: hint}
 	if at.origin != "" {
 		p.File, p.Line, p.Column = at.origin, 0, 0
 	}
 	w.problems = append(w.problems, p)
-	return p
 }
+
+// last is what was reported last.
+func (w *walker) last() *Problem {
+	if w.more > 0 {
+		return &w.spare
+	}
+	return w.problems[len(w.problems)-1]
+}
+
+// maxProblems bounds what a hostile file can make us say.
+const maxProblems = 100
 
 // join makes the path of a field.
 func join(path, name string) string {
@@ -103,7 +122,8 @@ func (w *walker) expect(n *node, kind nodeKind, t *connect.Type, path string) bo
 	}
 	reveal(n, nil, t)
 	if n.kind != unknownNode {
-		w.report(n.at, path, "", "%s wants %s, not %s", label(path), t.Want(), n.kind).covers = true
+		w.report(n.at, path, "", "%s wants %s, not %s", label(path), t.Want(), n.kind)
+		w.last().covers = true
 	}
 	return false
 }
@@ -183,7 +203,8 @@ func (w *walker) unknown(e entry, allowed []string, path, what string) {
 		mean = fmt.Sprintf("; did you mean %q?", name)
 		name = join(path, name)
 	}
-	w.report(e.at, join(path, e.key), "allowed: "+orList(allowed), "%s has no %s %q%s", label(path), what, e.key, mean).meant = name
+	w.report(e.at, join(path, e.key), "allowed: "+orList(allowed), "%s has no %s %q%s", label(path), what, e.key, mean)
+	w.last().meant = name
 }
 
 func (w *walker) choice(n *node, at place, t *connect.Type, v reflect.Value, path string) {
@@ -193,14 +214,16 @@ func (w *walker) choice(n *node, at place, t *connect.Type, v reflect.Value, pat
 			n.public = true
 		}
 		w.report(n.at, path, fmt.Sprintf("like %s: {...}; allowed: %s", names[0], orList(names)),
-			"%s wants a mapping with the name of a connector and its fields", path).covers = true
+			"%s wants a mapping with the name of a connector and its fields", path)
+		w.last().covers = true
 		return
 	}
 	if !w.expect(n, mappingNode, t, path) {
 		return
 	}
 	if len(n.fields) == 0 {
-		w.report(at, path, "allowed: "+orList(names), "%s names no connector", path).covers = true
+		w.report(at, path, "allowed: "+orList(names), "%s names no connector", path)
+		w.last().covers = true
 		return
 	}
 	var chosen *entry
@@ -239,7 +262,8 @@ func (w *walker) list(n *node, f *connect.Field, t *connect.Type, v reflect.Valu
 	if n.kind != sequenceNode {
 		if n.kind == scalarNode && t.Elem.Scalar() {
 			n.public = !f.Secret
-			w.report(n.at, path, "write it in brackets: ["+elemExample(n, f)+"]", "%s wants a %s, not a single value", path, t).covers = true
+			w.report(n.at, path, "write it in brackets: ["+elemExample(n, f)+"]", "%s wants a %s, not a single value", path, t)
+			w.last().covers = true
 			return
 		}
 		w.expect(n, sequenceNode, t, path)
@@ -301,7 +325,8 @@ func (w *walker) keyed(n *node, t *connect.Type, v reflect.Value, path string) {
 func (w *walker) scalar(n *node, f *connect.Field, t *connect.Type, v reflect.Value, path string) {
 	if n.kind != scalarNode {
 		reveal(n, f, t)
-		w.report(n.at, path, enumHint(f), "%s wants %s, not %s", path, t.Want(), n.kind).covers = true
+		w.report(n.at, path, enumHint(f), "%s wants %s, not %s", path, t.Want(), n.kind)
+		w.last().covers = true
 		return
 	}
 	secret := f.Secret || t.Kind == connect.KindSecret
@@ -385,7 +410,7 @@ func (w *walker) validate(t *connect.Type, v reflect.Value, path string) {
 		for _, f := range t.Fields {
 			w.validate(f.Type, v.FieldByIndex(f.Index), join(path, f.Name))
 		}
-		if val, ok := v.Addr().Interface().(interface{ Validate() error }); ok {
+		if val, ok := reflect.TypeAssert[interface{ Validate() error }](v.Addr()); ok {
 			w.fieldErrors(val.Validate(), path)
 		}
 	case connect.KindList:

@@ -31,7 +31,8 @@ func Roles() []Role { return []Role{RoleSource, RoleDecode, RoleSink, RoleDeadLe
 type Context struct {
 	// Flow is the flow's name.
 	Flow string
-	// Source is a pointer to the source's configuration; nil if it is at fault.
+	// Source is a pointer to the source's configuration, which may be at fault;
+	// nil if there is none.
 	Source any
 	// Decodes says that the flow has a decoder.
 	Decodes bool
@@ -134,10 +135,23 @@ func newConnector[C, P any](role Role, name, doc string, build func(C) (P, error
 		return fail(fmt.Errorf("field %s has no doc tag", path))
 	}
 	c := &Connector{Role: role, Name: name, Doc: doc, Spec: spec, config: reflect.TypeFor[C]()}
-	c.build = func(cfg any) (any, error) { return build(*cfg.(*C)) }
+	foreign := func(cfg any) error {
+		return fmt.Errorf("%s %s: a configuration of type %T is not its own", role, name, cfg)
+	}
+	c.build = func(cfg any) (any, error) {
+		own, ok := cfg.(*C)
+		if !ok {
+			return nil, foreign(cfg)
+		}
+		return build(*own)
+	}
 	c.complete = func(cfg any, with Context) error {
 		if complete != nil {
-			return complete(cfg.(*C), with)
+			own, ok := cfg.(*C)
+			if !ok {
+				return foreign(cfg)
+			}
+			return complete(own, with)
 		}
 		if own, ok := cfg.(completer); ok {
 			return own.Complete(with)
@@ -185,7 +199,11 @@ func construct[T any](c *Connector, role Role, cfg any) (T, error) {
 	if err != nil {
 		return none, fmt.Errorf("%s %s: %w", role, c.Name, err)
 	}
-	return made.(T), nil
+	part, ok := made.(T)
+	if !ok {
+		return none, fmt.Errorf("%s %s: the constructor made a %T", role, c.Name, made)
+	}
+	return part, nil
 }
 
 // Registry holds the connectors that a program knows. The zero value is empty.

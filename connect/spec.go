@@ -115,7 +115,6 @@ func typeOf(t reflect.Type, outer []reflect.Type) (*Type, error) {
 	case choiceType:
 		return k(KindChoice)
 	}
-	//exhaustive:ignore the other kinds are what default is for
 	switch t.Kind() {
 	case reflect.String:
 		return k(KindString)
@@ -161,17 +160,17 @@ func structType(t reflect.Type, outer []reflect.Type) (*Type, error) {
 	return st, nil
 }
 
-// addFields appends the fields of t, those of embedded structs in their place.
-func (st *Type) addFields(t reflect.Type, index []int, outer []reflect.Type) error {
-	for i := range t.NumField() {
-		sf := t.Field(i)
+// addFields appends the fields of a Go struct, those of embedded structs in their place.
+func (t *Type) addFields(of reflect.Type, index []int, outer []reflect.Type) error {
+	for i := range of.NumField() {
+		sf := of.Field(i)
 		idx := append(slices.Clone(index), i)
 		tag, _, _ := strings.Cut(sf.Tag.Get("yaml"), ",")
 		switch {
 		case tag == "-", !sf.IsExported() && !sf.Anonymous:
 			continue
 		case sf.Anonymous && tag == "" && sf.Type.Kind() == reflect.Struct:
-			if err := st.addFields(sf.Type, idx, outer); err != nil {
+			if err := t.addFields(sf.Type, idx, outer); err != nil {
 				return err
 			}
 			continue
@@ -182,10 +181,10 @@ func (st *Type) addFields(t reflect.Type, index []int, outer []reflect.Type) err
 		if err != nil {
 			return fmt.Errorf("field %s: %w", sf.Name, err)
 		}
-		if st.Field(f.Name) != nil {
+		if t.Field(f.Name) != nil {
 			return fmt.Errorf("field %s: a second one is called %q", sf.Name, f.Name)
 		}
-		st.Fields = append(st.Fields, f)
+		t.Fields = append(t.Fields, f)
 	}
 	return nil
 }

@@ -78,8 +78,7 @@ func loadOptions(set []string) (config.Options, error) {
 
 // printError writes findings with their lines, and other errors on one.
 func printError(w io.Writer, err error) {
-	var ps config.Problems
-	if errors.As(err, &ps) {
+	if ps, ok := errors.AsType[config.Problems](err); ok {
 		fmt.Fprint(w, ps.Text())
 		return
 	}

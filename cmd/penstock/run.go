@@ -13,9 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/penstockdev/penstock/cmd/penstock/internal/dryrun"
 	"github.com/penstockdev/penstock/config"
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/dryrun"
 	"github.com/penstockdev/penstock/telemetry"
 )
 
@@ -79,7 +79,7 @@ func load(path string, set []string, log *slog.Logger) (*config.Flow, error) {
 		return nil, usage(err)
 	}
 	for _, w := range f.Warnings {
-		log.Warn(w.Error())
+		log.Warn("a setting has no effect", slog.String("setting", w.Error()))
 	}
 	return f, nil
 }

@@ -80,6 +80,7 @@ func (r *Report) Table(w io.Writer) error {
 	}
 	fmt.Fprintf(tw, "position\t%s\n", strings.Join(columns, "\t"))
 	var dead []*Row
+	tombstones := 0
 	for i := range r.Rows {
 		row := &r.Rows[i]
 		if row.Dead != nil {
@@ -88,12 +89,13 @@ func (r *Report) Table(w io.Writer) error {
 		}
 		cells := make([]string, 0, len(columns))
 		for _, v := range row.Columns {
-			cells = append(cells, cell(v.text()))
+			cells = append(cells, cell(v.text(), 60))
 		}
 		if row.Columns == nil {
-			cells = append(cells, cell(string(row.Record)))
+			cells = append(cells, cell(string(row.Record), 120))
 		}
 		if row.Tombstone {
+			tombstones++
 			cells[len(cells)-1] += "  (tombstone)"
 		}
 		fmt.Fprintf(tw, "%s\t%s\n", row.position(), strings.Join(cells, "\t"))
@@ -104,7 +106,7 @@ func (r *Report) Table(w io.Writer) error {
 	if len(dead) > 0 {
 		fmt.Fprintf(tw, "\ndead letter\tstage\tclass\tcolumn\tmessage\n")
 		for _, d := range dead {
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", d.position(), d.Dead.Stage, d.Dead.Class, d.Dead.Column, cell(d.Dead.Message))
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", d.position(), d.Dead.Stage, d.Dead.Class, d.Dead.Column, cell(d.Dead.Message, 200))
 		}
 		if err := tw.Flush(); err != nil {
 			return fmt.Errorf("writing the dead letters: %w", err)
@@ -114,16 +116,18 @@ func (r *Report) Table(w io.Writer) error {
 	if r.FromCheckpoint {
 		from = "the flow's checkpoint"
 	}
-	_, err := fmt.Fprintf(w, "\n%d rows and %d dead letters from %d records, read from %s. Nothing was written.\n",
-		len(r.Rows)-len(dead), len(dead), len(r.Rows), from)
+	if tombstones > 0 {
+		fmt.Fprintf(w, "\nA tombstone deletes the row of its key in mode upsert, and is a dead letter in the other modes.\n")
+	}
+	_, err := fmt.Fprintf(w, "\nrows: %d, tombstones: %d, dead letters: %d, of %d records, read from %s. Nothing was written.\n",
+		len(r.Rows)-len(dead)-tombstones, tombstones, len(dead), len(r.Rows), from)
 	return err
 }
 
 func (r *Row) position() string { return fmt.Sprintf("%s[%d]@%d", r.Topic, r.Partition, r.Offset) }
 
-// cell makes a text harmless to a terminal, and not longer than a line.
-func cell(s string) string {
-	const most = 60
+// cell makes a text harmless to a terminal, and bounds it.
+func cell(s string, most int) string {
 	clean := strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || !unicode.IsPrint(r) {
 			return '·'

@@ -1,0 +1,171 @@
+package dryrun
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
+
+	"github.com/penstockdev/penstock/config"
+	"github.com/penstockdev/penstock/connect/all"
+	"github.com/penstockdev/penstock/flow"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const file = `flow: telemetry
+source:
+  kafka: {topics: [telemetry]}
+decode:
+  json:
+    columns:
+      device_id: text
+      seq: int8
+      at: timestamptz
+      tags: text[]
+sink:
+  sqlite: {table: telemetry, create_table: true}
+`
+
+func build(t *testing.T, brokers, db string) flow.Config {
+	t.Helper()
+	r, err := all.Registry()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := config.Load("flow.yaml", []byte(file), config.Options{
+		Registry: r, Set: []string{"source.kafka.brokers=" + brokers, "sink.sqlite.path=" + db},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := f.Build(slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func produce(t *testing.T, cl *kgo.Client, values ...string) {
+	t.Helper()
+	for _, v := range values {
+		r := &kgo.Record{Topic: "telemetry", Key: []byte("k"), Value: []byte(v)}
+		if v == "" {
+			r.Value = nil
+		}
+		if err := cl.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestDryRunLeavesNoTrace(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(2, "telemetry"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	brokers := strings.Join(cluster.ListenAddrs(), ",")
+	cl, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	produce(t, cl,
+		`{"device_id":"a","seq":1,"at":"2026-01-31T12:00:00Z","tags":["x","y\u001b[31m"]}`,
+		`{"device_id":"b","seq":"two"}`,
+		`{"device_id":`,
+		"",
+		`{"device_id":"c","seq":3}`,
+	)
+
+	db := filepath.Join(t.TempDir(), "t.db")
+	report, err := Run(ctx, build(t, brokers, db), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	if err := report.Table(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"device_id", "2026-01-31T12:00:00.000000Z", "rows: 2, tombstones: 1, dead letters: 2, of 5 records", "no checkpoint yet", "malformed", "seq"} {
+		if !strings.Contains(text.String(), part) {
+			t.Errorf("the table lacks %q:\n%s", part, text.String())
+		}
+	}
+	if strings.Contains(text.String(), "\x1b") {
+		t.Error("a control character reaches the terminal")
+	}
+	var lines bytes.Buffer
+	if err := report.JSON(&lines); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(lines.String(), "\n"); n != 5 || !strings.Contains(lines.String(), `"dead_letter":{"stage":"decode"`) || !strings.Contains(lines.String(), `"row":{"at":"2026-01-31`) {
+		t.Errorf("%d lines:\n%s", n, lines.String())
+	}
+	if _, err := os.Stat(db); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the database was made: %v", err)
+	}
+	groups, err := kadm.NewClient(cl).ListGroups(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(groups) > 0 {
+		t.Errorf("there is a group: %v", groups.Groups())
+	}
+
+	few, err := Run(ctx, build(t, brokers, db), 2)
+	if err != nil || len(few.Rows) != 2 {
+		t.Errorf("asked for 2 records: %d, %v", len(few.Rows), err)
+	}
+
+	runUntil(ctx, t, build(t, brokers, db), 5)
+	none, err := Run(ctx, build(t, brokers, db), 10)
+	if err != nil || len(none.Rows) != 0 || !none.FromCheckpoint {
+		t.Errorf("after the flow has read everything: %+v, %v", none, err)
+	}
+	produce(t, cl, `{"device_id":"d","seq":4}`)
+	next, err := Run(ctx, build(t, brokers, db), 10)
+	if err != nil || len(next.Rows) != 1 || next.Rows[0].Dead != nil {
+		t.Errorf("the next record: %+v, %v", next, err)
+	}
+}
+
+// runUntil runs the flow until n records are durable.
+func runUntil(ctx context.Context, t *testing.T, cfg flow.Config, n int64) {
+	t.Helper()
+	f, err := flow.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for s := f.Status(); s.Records < n; s = f.Status() {
+		select {
+		case err := <-done:
+			t.Fatalf("the flow ended: %v", err)
+		case <-tick.C:
+		}
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
