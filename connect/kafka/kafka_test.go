@@ -62,7 +62,7 @@ func brokerAt(t testing.TB, addr string, opts ...kgo.Opt) *broker {
 	cl, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(40 << 20),
 		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.DisableClientMetrics(),
-		kgo.MetadataMinAge(20*time.Millisecond),
+		kgo.MetadataMinAge(20 * time.Millisecond),
 	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
