@@ -111,6 +111,17 @@ func (c *Column) reset(n int) {
 	}
 }
 
+// release drops the views, which keep the records' memory alive.
+func (cs *Columns) release() {
+	for i := range cs.Cols {
+		c := &cs.Cols[i]
+		clear(c.Bytes[:cap(c.Bytes)])
+		if c.Elem != nil {
+			clear(c.Elem.Bytes[:cap(c.Elem.Bytes)])
+		}
+	}
+}
+
 func resize[T any](s []T, n int) []T {
 	if cap(s) < n {
 		return make([]T, n)

@@ -361,6 +361,9 @@ func (l *lane) finish(b *laneBatch) {
 	// The records' views keep fetch buffers alive; they must not outlive the batch.
 	clear(b.Records)
 	clear(b.parts)
+	if b.Columns != nil {
+		b.Columns.release()
+	}
 	l.f.roomChanged()
 	l.free <- b
 }

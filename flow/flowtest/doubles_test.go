@@ -104,3 +104,15 @@ var logFeatures = SourceFeatures{
 func TestLog(t *testing.T) {
 	RunSource(t, logHarness(logFeatures, nil))
 }
+
+func TestLogIntoTable(t *testing.T) {
+	t.Run("exactly once", func(t *testing.T) {
+		RunFlow(t, FlowHarness{
+			Source: logHarness(logFeatures, nil),
+			Sink:   tableHarness(SinkFeatures{ExactlyOnce: true, StoresDeadLetters: true, Columns: true}, nil),
+		})
+	})
+	t.Run("at least once", func(t *testing.T) {
+		RunFlow(t, FlowHarness{Source: logHarness(logFeatures, nil), Sink: tableHarness(SinkFeatures{LocatesBadRows: true}, nil)})
+	})
+}
