@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	sqlite3 "modernc.org/sqlite/lib"
@@ -211,12 +212,18 @@ func (w *writer) deadLetters(b *flow.Batch) error {
 		}
 		err = w.dead.run(nil, w.setup.Flow, w.setup.ClusterID, d.Topic, d.TopicID, d.ID, d.Record.Offset,
 			time.UnixMicro(d.Record.Timestamp).UTC().Format(coljson.LayoutTimestamptz),
-			d.Record.Key, d.Record.Value, headers, string(d.Stage), d.Class, d.Column, d.Message, now())
+			d.Record.Key, d.Record.Value, headers, string(d.Stage), d.Class, d.Column, cleanText(d.Message), now())
 		if err != nil {
 			return notData(fmt.Errorf("writing the dead letter of %s offset %d: %w", d.Partition, d.Record.Offset, err))
 		}
 	}
 	return nil
+}
+
+// cleanText makes text of what may quote a record: many programs read a TEXT only up
+// to a U+0000.
+func cleanText(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // notData keeps what SQLite refuses in the sink's own tables (somebody added a

@@ -43,8 +43,8 @@ func (c *SinkConfig) Validate() error {
 
 // Sink prints rows. Make it with NewSink.
 type Sink struct {
-	cfg    SinkConfig
-	fields []flow.Field
+	cfg   SinkConfig
+	setup flow.Setup
 
 	// mu keeps the batches of different lanes apart.
 	mu    sync.Mutex
@@ -81,12 +81,12 @@ func (s *Sink) StoresDeadLetters() bool { return true }
 func (s *Sink) Open(_ context.Context, setup flow.Setup) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fields, s.table = setup.Fields, nil
+	s.setup, s.table = setup, nil
 	return nil
 }
 
 // Writer makes the writer of a lane.
-func (s *Sink) Writer(int) (flow.Writer, error) { return &writer{sink: s, fields: s.fields}, nil }
+func (s *Sink) Writer(int) (flow.Writer, error) { return &writer{sink: s, setup: s.setup}, nil }
 
 // Close does nothing: standard output stays open.
 func (s *Sink) Close(context.Context) error { return nil }
@@ -94,11 +94,11 @@ func (s *Sink) Close(context.Context) error { return nil }
 // writer renders the batches of a lane. What it prints is made first, then written
 // in one piece.
 type writer struct {
-	sink   *Sink
-	fields []flow.Field
-	rows   []byte
-	dead   []byte
-	cells  [][]string
+	sink  *Sink
+	setup flow.Setup
+	rows  []byte
+	dead  []byte
+	cells [][]string
 }
 
 // Write prints the rows, then the dead letters.
@@ -113,7 +113,8 @@ func (w *writer) Write(ctx context.Context, b *flow.Batch) error {
 		}
 	}
 	for _, d := range b.DeadLetters() {
-		w.dead = appendDeadLetter(w.dead, &d)
+		d.ClusterID = w.setup.ClusterID
+		w.dead = appendDeadLetter(w.dead, w.setup.Flow, &d)
 	}
 	w.sink.mu.Lock()
 	defer w.sink.mu.Unlock()
@@ -155,7 +156,7 @@ func (w *writer) render(b *flow.Batch, i int) error {
 			})
 			return nil
 		}
-		w.rows = appendRecord(w.rows, p.Partition, &b.Records[i])
+		w.rows = appendRecord(w.rows, p.Partition, &b.Records[i], true)
 		w.rows = append(w.rows, '\n')
 		return nil
 	}
@@ -196,12 +197,12 @@ func b2i(b bool) int {
 }
 
 func (w *writer) header() []string {
-	if w.fields == nil {
+	if w.setup.Fields == nil {
 		return []string{"topic", "partition", "offset", "timestamp", "key", "value"}
 	}
-	names := make([]string, len(w.fields))
-	for i := range w.fields {
-		names[i] = w.fields[i].Name
+	names := make([]string, len(w.setup.Fields))
+	for i := range w.setup.Fields {
+		names[i] = w.setup.Fields[i].Name
 	}
 	return names
 }
@@ -224,7 +225,7 @@ func timestamp(us int64) string {
 }
 
 // appendRecord writes a record that nothing has decoded.
-func appendRecord(dst []byte, p flow.Partition, r *flow.Record) []byte {
+func appendRecord(dst []byte, p flow.Partition, r *flow.Record, asJSON bool) []byte {
 	dst = append(dst, `{"topic":`...)
 	dst = coljson.AppendString(dst, p.Topic)
 	dst = append(dst, `,"partition":`...)
@@ -247,7 +248,7 @@ func appendRecord(dst []byte, p flow.Partition, r *flow.Record) []byte {
 		dst = append(dst, ']')
 	}
 	dst = append(dst, `],"value":`...)
-	dst = appendBytes(dst, r.Value, true)
+	dst = appendBytes(dst, r.Value, asJSON)
 	return append(dst, '}')
 }
 
@@ -273,8 +274,16 @@ func appendBytes(dst, b []byte, asJSON bool) []byte {
 	return coljson.AppendString(dst, b)
 }
 
-func appendDeadLetter(dst []byte, d *flow.DeadLetter) []byte {
-	dst = append(dst, `{"dead_letter":{"stage":`...)
+// appendDeadLetter writes a record with what there is to know of its failure.
+// Its value is a string, not JSON, so that it is byte for byte what was read.
+func appendDeadLetter(dst []byte, flowName string, d *flow.DeadLetter) []byte {
+	dst = append(dst, `{"dead_letter":{"flow":`...)
+	dst = coljson.AppendString(dst, flowName)
+	dst = append(dst, `,"cluster_id":`...)
+	dst = coljson.AppendString(dst, d.ClusterID)
+	dst = append(dst, `,"topic_id":`...)
+	dst = coljson.AppendString(dst, d.TopicID)
+	dst = append(dst, `,"stage":`...)
 	dst = coljson.AppendString(dst, string(d.Stage))
 	dst = append(dst, `,"class":`...)
 	dst = coljson.AppendString(dst, d.Class)
@@ -283,6 +292,6 @@ func appendDeadLetter(dst []byte, d *flow.DeadLetter) []byte {
 	dst = append(dst, `,"message":`...)
 	dst = coljson.AppendString(dst, d.Message)
 	dst = append(dst, `},"record":`...)
-	dst = appendRecord(dst, d.Partition, d.Record)
+	dst = appendRecord(dst, d.Partition, d.Record, false)
 	return append(dst, "}\n"...)
 }

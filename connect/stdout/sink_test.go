@@ -67,7 +67,7 @@ func run(t *testing.T, format string, decoded bool, b *flow.Batch) (out, dead st
 }
 
 func TestFormats(t *testing.T) {
-	const dead = `{"dead_letter":{"stage":"write","class":"range","column":"temp","message":"column temp: is not a finite number, and JSON has no other"},` +
+	const dead = `{"dead_letter":{"flow":"f","cluster_id":"","topic_id":"","stage":"write","class":"range","column":"temp","message":"column temp: is not a finite number, and JSON has no other"},` +
 		`"record":{"topic":"t","partition":2,"offset":7,"timestamp":"1970-01-01T00:00:00.000000Z","key":null,"headers":[],"value":null}}` + "\n"
 	for _, c := range []struct {
 		name, format string
