@@ -89,6 +89,8 @@ func (p *process) killed() bool {
 // stop is SIGTERM, which must end the process in order, with exit code 0.
 func (p *process) stop(limit time.Duration) {
 	p.t.Helper()
+	// A process that has not got as far as to listen for signals just dies.
+	p.waitLine("metrics and health", 10*time.Second)
 	p.signal(syscall.SIGTERM)
 	if !p.wait(limit) {
 		p.t.Fatalf("%s still runs %s after SIGTERM:\n%s", p.label, limit, p.log.tail())

@@ -204,7 +204,7 @@ func (r *rig) fenced(admin string) int {
 		return 0
 	}
 	for line := range strings.Lines(string(body)) {
-		if strings.HasPrefix(line, "penstock_fenced_total") {
+		if strings.HasPrefix(line, "penstock_fenced_writes_total") {
 			fields := strings.Fields(line)
 			n, err := strconv.ParseFloat(fields[len(fields)-1], 64)
 			if err == nil {
