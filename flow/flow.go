@@ -133,7 +133,7 @@ func (f *Flow) start(ctx context.Context) error {
 		return fmt.Errorf("sink: %w", err)
 	}
 	if limiter, ok := f.cfg.Sink.(LaneLimiter); ok && limiter.MaxLanes() < f.cfg.Lanes {
-		f.log.Info("fewer lanes than asked: the sink allows no more", slog.Int("lanes", limiter.MaxLanes()), slog.Int("asked", f.cfg.Lanes))
+		f.log.Debug("the sink allows fewer lanes", slog.Int("lanes", limiter.MaxLanes()), slog.Int("wanted", f.cfg.Lanes))
 		f.cfg.Lanes = max(1, limiter.MaxLanes())
 	}
 	if f.cfg.DeadLetters != nil {

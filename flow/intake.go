@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/penstockdev/penstock/internal/failpoint"
@@ -51,11 +52,29 @@ func (f intake) Assigned(ctx context.Context, infos []PartitionInfo) ([]Position
 			return out, nil
 		}
 	}
+	f.log.Info("partitions assigned", slog.String("partitions", summary(out)))
 	if f.cfg.Observer != nil {
 		f.cfg.Observer.Rebalanced(len(infos), 0)
 	}
 	f.roomChanged() // the reader looks at pauses anew
 	return out, nil
+}
+
+// summary names partitions and their offsets for a log line, the first few of many.
+func summary(ps []Position) string {
+	const most = 16
+	var b strings.Builder
+	for i, p := range ps {
+		if i == most {
+			fmt.Fprintf(&b, " and %d more", len(ps)-most)
+			break
+		}
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		fmt.Fprintf(&b, "%s@%d", p.Partition, p.Offset)
+	}
+	return b.String()
 }
 
 // unassign takes back what an Assigned that did not come to its end has done.
@@ -117,7 +136,7 @@ func (f intake) takeOver(ctx context.Context, l *lane, infos []PartitionInfo, in
 		l.mu.Lock()
 		l.parts = append(l.parts, p)
 		l.mu.Unlock()
-		f.log.Info("partition assigned", slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)),
+		f.log.Debug("partition assigned", slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)),
 			slog.Int("lane", l.n), slog.Int64("offset", pos.Offset), slog.Int64("owner_epoch", p.owner))
 	}
 	return nil
@@ -202,16 +221,19 @@ func (f intake) Revoked(ctx context.Context, ps []Partition, lost bool) {
 		}
 		f.committer.commit(ctx, held)
 	}
+	at := make([]Position, len(held))
 	f.mu.Lock()
-	for _, p := range held {
+	for i, p := range held {
 		if f.parts[p.Partition] == p {
 			delete(f.parts, p.Partition)
 		}
+		at[i] = Position{Partition: p.Partition, Offset: p.position()}
 	}
 	f.mu.Unlock()
+	f.log.Info("partitions revoked", slog.String("partitions", summary(at)), slog.Bool("lost", lost))
 	for _, p := range held {
 		f.removeFromLane(p)
-		f.log.Info("partition revoked", slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)),
+		f.log.Debug("partition revoked", slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)),
 			slog.Int64("offset", p.position()), slog.Bool("lost", lost))
 	}
 	f.roomChanged()

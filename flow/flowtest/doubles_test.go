@@ -98,7 +98,7 @@ func logHarness(f SourceFeatures, wrap func(flow.Source) flow.Source) SourceHarn
 
 var logFeatures = SourceFeatures{
 	Group: true, Commit: true, Pause: true, Seek: true, Keys: true, Headers: true, Timestamps: true, Tombstones: true, Latest: true,
-	MaxRecord: 5_000_000,
+	MaxRecord: 1_000_000,
 }
 
 func TestLog(t *testing.T) {
