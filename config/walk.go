@@ -448,9 +448,18 @@ func (w *walker) fieldErrors(err error, path string) {
 	if fe.Path != "" {
 		full = join(path, strings.NewReplacer("[", ".", "]", "").Replace(fe.Path))
 	}
-	if !w.covered(full) {
+	if !w.covered(full) && !w.inherited(full, fe.Err) {
 		w.report(w.placeOf(full), full, "", "%s: %v", label(full), fe.Err)
 	}
+}
+
+// inherited says that the field was taken from another connector (Complete),
+// where the same was found already.
+func (w *walker) inherited(path string, err error) bool {
+	if _, ok := w.places[path]; ok {
+		return false
+	}
+	return slices.ContainsFunc(w.problems, func(p *Problem) bool { return strings.HasSuffix(p.Message, ": "+err.Error()) })
 }
 
 // placeOf is where the field is, or the nearest section around it that is
