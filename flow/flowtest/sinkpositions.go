@@ -3,8 +3,9 @@ package flowtest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
-	"testing"
 
 	"github.com/penstockdev/penstock/flow"
 )
@@ -37,7 +38,7 @@ func initOnce(c *sinkCase) {
 	}
 	for _, got := range p.stored(0, 1, 2, 3) {
 		if got.Offset != 42 || got.TopicID != "topic-id" || got.LeaderEpoch != 5 {
-			c.Errorf("the start of %s is stored as %+v, want offset 42, topic id topic-id, leader epoch 5", got.Partition, got)
+			c.Errorf("the start of %s is stored as %s, want offset 42, topic id topic-id, leader epoch 5", got.Partition, checkpoints(got))
 		}
 	}
 	topics, err := p.cp.Topics(c.ctx)
@@ -70,7 +71,7 @@ func initTogether(c *sinkCase) {
 	got := ps[0].stored(0, 1, 2, 3)
 	for _, g := range got {
 		if g.Offset < 100 || g.Offset >= 100+processes || g.Offset != got[0].Offset {
-			c.Fatalf("processes that started together left a mixture of starts: %+v", got)
+			c.Fatalf("processes that started together left a mixture of starts: %s", checkpoints(got...))
 		}
 	}
 }
@@ -143,7 +144,7 @@ func claimIncrementsOwner(c *sinkCase) {
 	for n := int64(2); n < 5; n++ {
 		got := p.claim(3, 1)
 		if got[0].Owner != n || got[1].Owner != n || got[0].Offset != 0 || got[1].Offset != 5 {
-			c.Fatalf("claim %d returned %+v, want owner %d, offsets 0 and 5", n, got, n)
+			c.Fatalf("claim %d returned %s, want owner %d, offsets 0 and 5", n, checkpoints(got...), n)
 		}
 		if got[1].TopicID != "topic-id" || got[1].LeaderEpoch != 3 {
 			c.Fatalf("claim returned topic id %q and leader epoch %d, want topic-id and 3", got[1].TopicID, got[1].LeaderEpoch)
@@ -170,11 +171,11 @@ func unknownPartition(c *sinkCase) {
 		must(c, err, what)
 		c.inOrder(what, ps, got)
 		if got[0].Offset != -1 || got[0].Owner != 0 || got[2].Offset != -1 || got[1].Offset != 0 {
-			c.Errorf("%s: %+v, want offsets -1, 0, -1, and owner 0 where there is no row", what, got)
+			c.Errorf("%s: %s, want offsets -1, 0, -1, and owner 0 where there is no row", what, checkpoints(got...))
 		}
 	}
 	if got := p.stored(9)[0]; got.Offset != -1 {
-		c.Errorf("asking for a partition without a row has made one: %+v", got)
+		c.Errorf("asking for a partition without a row has made one: %s", checkpoints(got))
 	}
 }
 
@@ -189,10 +190,10 @@ func insertLeavesRows(c *sinkCase) {
 	}), "Insert")
 	got := p.stored(0, 8)
 	if got[0].Offset != 3 || got[0].TopicID != "topic-id" || got[0].Owner != 1 {
-		c.Errorf("Insert changed a row that exists: %+v", got[0])
+		c.Errorf("Insert changed a row that exists: %s", checkpoints(got[0]))
 	}
 	if got[1].Offset != 11 || got[1].Owner != 0 {
-		c.Errorf("the inserted row is %+v, want offset 11, owner 0", got[1])
+		c.Errorf("the inserted row is %s, want offset 11, owner 0", checkpoints(got[1]))
 	}
 	topics, err := p.cp.Topics(c.ctx)
 	must(c, err, "Topics")
@@ -251,7 +252,7 @@ func staleOwnerFenced(c *sinkCase) {
 	p.refused(p.batch(piece{partition: 0, items: items(50, 5)}), items(0, 5), 0)
 	p.refused(p.batch(piece{partition: 0, gap: 3}), items(0, 5), 0) // positions only
 	if after := p.stored(0)[0]; after != before {
-		c.Errorf("a refused write changed the checkpoint from %+v to %+v", before, after)
+		c.Errorf("a refused write changed the checkpoint from %s to %s", checkpoints(before), checkpoints(after))
 	}
 	p.owner[0] = fresh // the writer is not broken by it
 	p.write(piece{partition: 0, items: items(5, 5)})
@@ -270,6 +271,7 @@ func otherProcessFenced(c *sinkCase) {
 	if got := heir.claim(1); got[0].Offset != 5 {
 		c.Fatalf("the heir starts at %d, want 5", got[0].Offset)
 	}
+	old.refused(late, items(0, 10), 1) // before the heir has written anything
 	heir.write(piece{partition: 1, items: items(10, 5)})
 	old.refused(late, items(0, 15), 1)
 	old.write(piece{partition: 0, items: items(15, 5)}) // what it has kept, it can write
@@ -430,4 +432,14 @@ func itemTransforms(columns bool) func(int) ([]flow.Transform, error) {
 	}
 }
 
-var _ testing.TB = (*sinkCase)(nil)
+// checkpoints describes them: their own String is that of the partition.
+func checkpoints(cs ...flow.Checkpoint) string {
+	var b strings.Builder
+	for i, c := range cs {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s: offset %d, owner %d, topic id %q, leader epoch %d", c.Partition, c.Offset, c.Owner, c.TopicID, c.LeaderEpoch)
+	}
+	return b.String()
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/penstockdev/penstock/flow"
 )
@@ -182,7 +183,7 @@ type tableWriter struct {
 	lane      int
 	positions bool // the sink is a Checkpointer
 
-	closed bool
+	closed atomic.Bool
 	// inDoubt are the parts of a commit whose answer was lost; nil if none.
 	inDoubt []flow.Part
 }
@@ -198,7 +199,7 @@ func (w *tableWriter) Write(ctx context.Context, b *flow.Batch) error {
 	t.writes++
 	t.mu.Unlock()
 
-	if w.closed {
+	if w.closed.Load() {
 		return flow.Fatal(errors.New("the writer is closed"))
 	}
 	if fault.At == None || fault.At == BeforeBegin {
@@ -277,6 +278,6 @@ func (w *tableWriter) settle(ctx context.Context, b *flow.Batch) (bool, error) {
 
 // Close frees the writer.
 func (w *tableWriter) Close() error {
-	w.closed = true
+	w.closed.Store(true)
 	return nil
 }
