@@ -231,7 +231,7 @@ func command(ctx context.Context, vars, args []string) int {
 	cmd.Env = append(os.Environ(), vars...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 15 * time.Second
 	err := cmd.Run()
 	if cmd.Process != nil && ctx.Err() != nil {

@@ -101,7 +101,7 @@ func (in *Installer) KafkaLibs(ctx context.Context) (string, error) {
 	jars := filepath.Join(tmp, "jars")
 	cmd := exec.CommandContext(ctx, "mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+jars) //nolint:gosec // our own arguments
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("fetch Kafka's jars with Maven: %w\n%s", err, out)
+		return "", fmt.Errorf("fetch Kafka's jars with Maven (without Maven Central: set %s to a broker of your own, or make test-fast): %w\n%s", EnvKafka, err, out)
 	}
 	// The last file to be written says that the folder is complete.
 	if err := os.WriteFile(filepath.Join(jars, logConfigName), kafkaLogConfig, 0o644); err != nil {
