@@ -14,7 +14,7 @@ func BenchmarkDecode(b *testing.B) {
 			encode  bool
 		}{
 			{"penstock", d.penstockDecoder, false},
-			{"penstock and encode", d.penstockDecoder, true},
+			{"penstock and encode", d.penstockCopy, false},
 			{"fastjson and encode", d.fastjsonDecoder, true},
 		} {
 			b.Run(d.name+"/"+c.name, func(b *testing.B) {
