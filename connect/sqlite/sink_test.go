@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -241,6 +242,26 @@ func TestAppend(t *testing.T) {
 	r.want(allRows, "a|1|1.5", "b|1|0", "a|1|2", "c|7|0")
 	r.want("SELECT flow, cluster_id, topic, partition, topic_id, next_offset, leader_epoch, owner_epoch FROM penstock_checkpoint",
 		"f|c1|telemetry|0|id|4|3|1")
+}
+
+// After Close the file alone holds everything, a reader or not.
+func TestCloseEmptiesTheWAL(t *testing.T) {
+	r := open1(t, testConfig(t), telemetryFields)
+	reader, err := open(r.sink.cfg.Path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.close()
+	r.write(row{device: "a", seq: 1})
+	if err := reader.exec("SELECT count(*) FROM telemetry"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(r.w.Close(), r.sink.Close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(r.sink.cfg.Path + "-wal"); err != nil || info.Size() != 0 {
+		t.Errorf("the WAL after Close: %v, %v", info, err)
+	}
 }
 
 func TestIgnoreAndUpsert(t *testing.T) {
