@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -102,7 +103,7 @@ func (d *document) penstockCopy() (decoderFunc, error) {
 			return err
 		}
 		for r := enc.Encode(b); ; {
-			if _, err := r.Read(buf); err == io.EOF {
+			if _, err := r.Read(buf); errors.Is(err, io.EOF) {
 				break
 			} else if err != nil {
 				return err
