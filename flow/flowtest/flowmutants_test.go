@@ -39,9 +39,9 @@ func TestFlowMutants(t *testing.T) {
 		t.Run("sink "+name, func(t *testing.T) {
 			n := 0
 			mustFail(t, FlowCases(FlowHarness{
-				Source: logHarness(logFeatures, nil),
+				Source: LogHarness(),
 				Sink: tableHarness(exactlyOnce, func(s flow.Sink) flow.Sink {
-					broken := &mutantSink{TableSink: s.(*TableSink)}
+					broken := brokenSink(t, s)
 					broken.write = func(ctx context.Context, w flow.Writer, b *flow.Batch) error {
 						broken.table.mu.Lock()
 						n++
@@ -81,12 +81,12 @@ func TestFlowMutants(t *testing.T) {
 	for name, m := range sources {
 		t.Run("source "+name, func(t *testing.T) {
 			mustFail(t, FlowCases(FlowHarness{
-				Source: logHarness(logFeatures, func(s flow.Source) flow.Source {
-					broken := &mutantSource{LogSource: s.(*LogSource), testCtx: t.Context()}
+				Source: logHarness(func(s flow.Source) flow.Source {
+					broken := brokenSource(t, s)
 					m.mutate(broken)
 					return broken
 				}),
-				Sink: tableHarness(SinkFeatures{}, nil), // at least once
+				Sink: TableHarness(SinkFeatures{}), // at least once
 			}), m.foundBy)
 		})
 	}

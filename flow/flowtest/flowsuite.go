@@ -187,7 +187,7 @@ func (c *flowCase) run(meddle meddler, change ...func(*flow.Config)) *running {
 	ctx, cancel := context.WithCancel(c.ctx)
 	r := &running{c: c, flow: f, cancel: cancel, done: make(chan error, 1)}
 	go func() { r.done <- f.Run(ctx) }()
-	c.Cleanup(func() { r.once.Do(func() { cancel(); <-r.done }) })
+	c.Cleanup(func() { r.once.Do(func() { cancel(); discard(<-r.done) }) })
 	return r
 }
 

@@ -66,6 +66,16 @@ func (m *mutantSink) Close(ctx context.Context) error {
 	return m.close(ctx)
 }
 
+// brokenSink makes the sink of a Table into one that can be broken.
+func brokenSink(t *testing.T, s flow.Sink) *mutantSink {
+	t.Helper()
+	whole, ok := s.(*TableSink)
+	if !ok {
+		t.Fatalf("%T is not the sink of a Table", s)
+	}
+	return &mutantSink{TableSink: whole}
+}
+
 // plain writes only the data of a batch, in a transaction of its own.
 func (m *mutantSink) plain(ctx context.Context, b *flow.Batch) error {
 	w, err := m.PlainSink.Writer(0)
@@ -215,8 +225,7 @@ func sinkMutants() []sinkMutant {
 		})},
 		{"names the wrong row", "BadRow", exactlyOnce, write(func(_ *mutantSink, ctx context.Context, w flow.Writer, b *flow.Batch) error {
 			err := w.Write(ctx, b)
-			var data *flow.DataError
-			if errors.As(err, &data) {
+			if data, ok := errors.AsType[*flow.DataError](err); ok {
 				data.Rows[0]++
 			}
 			return err
@@ -335,7 +344,7 @@ func TestSinkMutants(t *testing.T) {
 	for _, m := range sinkMutants() {
 		t.Run(m.name, func(t *testing.T) {
 			mustFail(t, SinkCases(tableHarness(m.features, func(s flow.Sink) flow.Sink {
-				broken := &mutantSink{TableSink: s.(*TableSink)}
+				broken := brokenSink(t, s)
 				m.mutate(broken)
 				return broken
 			})), m.foundBy)

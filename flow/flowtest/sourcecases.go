@@ -242,8 +242,6 @@ func readGoesOn(c *sourceCase) {
 	r.readAll()
 }
 
-func (r *reader) pauser() flow.Pauser { return r.source.(flow.Pauser) }
-
 func pauseAndResume(c *sourceCase) {
 	c.make(2)
 	p0, p1 := c.partition(0), c.partition(1)
@@ -252,8 +250,8 @@ func pauseAndResume(c *sourceCase) {
 	r := c.start(SourceStart{})
 	r.readAll()
 	for range 3 {
-		r.pauser().Pause([]flow.Partition{p0})
-		r.pauser().Pause([]flow.Partition{p0}) // twice is once
+		r.pauser.Pause([]flow.Partition{p0})
+		r.pauser.Pause([]flow.Partition{p0}) // twice is once
 		before := len(r.in.records(p0))
 		c.produce(0, 200)
 		c.produce(1, 200)
@@ -261,10 +259,10 @@ func pauseAndResume(c *sourceCase) {
 		if n := len(r.in.records(p0)) - before; n > 0 {
 			c.Fatalf("%d records of a paused partition were delivered", n)
 		}
-		r.pauser().Resume([]flow.Partition{p0})
+		r.pauser.Resume([]flow.Partition{p0})
 		r.readAll()
 	}
-	r.pauser().Resume([]flow.Partition{p0, p1}) // what is not paused
+	r.pauser.Resume([]flow.Partition{p0, p1}) // what is not paused
 	c.produce(0, 10)
 	r.readAll()
 }
@@ -275,7 +273,7 @@ func pauseAll(c *sourceCase) {
 	c.produce(0, 100)
 	r := c.start(SourceStart{})
 	r.readAll()
-	r.pauser().Pause([]flow.Partition{c.partition(0)})
+	r.pauser.Pause([]flow.Partition{c.partition(0)})
 	c.produce(0, 100)
 	for range 3 {
 		ctx, cancel := context.WithTimeout(c.ctx, 30*time.Millisecond)
@@ -288,7 +286,7 @@ func pauseAll(c *sourceCase) {
 	if n := r.in.count(); n != 100 {
 		c.Fatalf("%d records were delivered, want the 100 from before the pause", n)
 	}
-	r.pauser().Resume([]flow.Partition{c.partition(0)})
+	r.pauser.Resume([]flow.Partition{c.partition(0)})
 	r.readAll()
 }
 
@@ -302,7 +300,7 @@ func (r *reader) seek(offsets []int64, i int) {
 	}
 	pos := flow.Position{Partition: p, TopicID: r.topicID(p), Offset: at, LeaderEpoch: -1}
 	r.in.moved(p, at)
-	must(r.c, r.source.(flow.Seeker).Seek(r.c.ctx, []flow.Position{pos}), "Seek")
+	must(r.c, r.seeker.Seek(r.c.ctx, []flow.Position{pos}), "Seek")
 }
 
 func (r *reader) topicID(p flow.Partition) string {
@@ -368,7 +366,7 @@ func seekWhilePaused(c *sourceCase) {
 	r := c.start(SourceStart{})
 	p := []flow.Partition{c.partition(0)}
 	r.readUntil("read a little", func() bool { return r.in.count() > 0 })
-	r.pauser().Pause(p)
+	r.pauser.Pause(p)
 	r.seek(offsets, 3)
 	ctx, cancel := context.WithTimeout(c.ctx, 30*time.Millisecond)
 	r.in.reads(true)
@@ -378,7 +376,7 @@ func seekWhilePaused(c *sourceCase) {
 	if n := len(r.in.records(p[0])); n > 0 {
 		c.Fatalf("Seek ended a pause: %d records were delivered", n)
 	}
-	r.pauser().Resume(p)
+	r.pauser.Resume(p)
 	r.restFrom(3)
 }
 
@@ -391,14 +389,14 @@ func committedIsKept(c *sourceCase) {
 	r.readAll()
 	at := slices.MinFunc(r.in.records(c.partition(0))[40:], func(a, b flow.Record) int { return int(a.Offset - b.Offset) }).Offset
 	commit := func(offset int64) error {
-		return r.source.(flow.Committer).Commit(c.ctx, []flow.Position{
+		return r.committer.Commit(c.ctx, []flow.Position{
 			{Partition: c.partition(0), TopicID: r.topicID(c.partition(0)), Offset: offset, LeaderEpoch: -1},
 			{Partition: flow.Partition{Topic: c.topic.Name, ID: 77}, Offset: 5, LeaderEpoch: -1}, // not ours: left out silently
 		})
 	}
 	must(c, commit(at-1), "Commit")
 	must(c, commit(at), "Commit again")
-	must(c, r.source.(flow.Committer).Commit(c.ctx, nil), "Commit of nothing")
+	must(c, r.committer.Commit(c.ctx, nil), "Commit of nothing")
 	r.close()
 
 	s := c.open(SourceStart{Group: "kept"})

@@ -21,7 +21,7 @@ func (r *reader) pump() *pump {
 	ctx, cancel := context.WithCancel(r.c.ctx)
 	p := &pump{reader: r, cancel: cancel, done: make(chan error, 1)}
 	go func() { p.done <- r.read(ctx, func() bool { return ctx.Err() != nil }) }()
-	r.c.Cleanup(func() { p.once.Do(func() { cancel(); <-p.done }) })
+	r.c.Cleanup(func() { p.once.Do(func() { cancel(); discard(<-p.done) }) })
 	return p
 }
 

@@ -25,6 +25,16 @@ type mutantSource struct {
 	close    func(context.Context) error
 }
 
+// brokenSource makes the source of a Log into one that can be broken.
+func brokenSource(t *testing.T, s flow.Source) *mutantSource {
+	t.Helper()
+	whole, ok := s.(*LogSource)
+	if !ok {
+		t.Fatalf("%T is not the source of a Log", s)
+	}
+	return &mutantSource{LogSource: whole, testCtx: t.Context()}
+}
+
 // mutantIntake stands between a broken source and its intake.
 type mutantIntake struct {
 	flow.Intake
@@ -333,8 +343,8 @@ func TestSourceMutants(t *testing.T) {
 	impatient(t)
 	for _, m := range sourceMutants {
 		t.Run(m.name, func(t *testing.T) {
-			mustFail(t, SourceCases(logHarness(logFeatures, func(s flow.Source) flow.Source {
-				broken := &mutantSource{LogSource: s.(*LogSource), testCtx: t.Context()}
+			mustFail(t, SourceCases(logHarness(func(s flow.Source) flow.Source {
+				broken := brokenSource(t, s)
 				m.mutate(t, broken)
 				return broken
 			})), m.foundBy)

@@ -172,6 +172,10 @@ type reader struct {
 	source flow.Source
 	log    *flow.Log
 	in     *checkingIntake
+	// nil where the features do not name them
+	pauser    flow.Pauser
+	seeker    flow.Seeker
+	committer flow.Committer
 }
 
 // open makes and opens a source.
@@ -184,9 +188,10 @@ func (c *sourceCase) open(s SourceStart) *reader {
 		_ = src.Close(ctx)
 	})
 	r := &reader{c: c, source: src, in: newCheckingIntake()}
-	_, pauses := src.(flow.Pauser)
-	_, seeks := src.(flow.Seeker)
-	_, commits := src.(flow.Committer)
+	var pauses, seeks, commits bool
+	r.pauser, pauses = src.(flow.Pauser)
+	r.seeker, seeks = src.(flow.Seeker)
+	r.committer, commits = src.(flow.Committer)
 	if pauses != c.Pause || seeks != c.Seek || commits != c.Commit {
 		c.Fatalf("the source is a Pauser: %t, a Seeker: %t, a Committer: %t; its features say %t, %t, %t",
 			pauses, seeks, commits, c.Pause, c.Seek, c.Commit)

@@ -85,10 +85,7 @@ func ItemFields() []flow.Field {
 
 // itemDecoder makes the columns of items. It rejects what is not JSON. A
 // tombstone has its key and nulls.
-type itemDecoder struct {
-	columns *flow.Columns
-	keep    []Item // what the columns' bytes are views into
-}
+type itemDecoder struct{}
 
 var _ flow.Schemer = (*itemDecoder)(nil)
 
@@ -150,6 +147,9 @@ func within(t testing.TB, d time.Duration, what string, f func() error) error {
 		return nil
 	}
 }
+
+// discard takes an error that a cleanup has no use for.
+func discard(error) {}
 
 // eventually asks cond until it holds.
 func eventually(t testing.TB, d time.Duration, what string, cond func() bool) {
