@@ -12,7 +12,11 @@
 //
 // A connector's test fills in a SinkHarness or a SourceHarness, which says how
 // to make a fresh target or topic and what the connector can do (its features),
-// and calls RunSink or RunSource. A case that needs an ability which the
-// features do not name is left out, never skipped in silence: the list of cases
-// is computed from the features.
+// and calls RunSink or RunSource; RunFlow takes the pair of both, and
+// LogHarness and TableHarness give the other half to those who have only one.
+//
+// The list of cases is computed from the features: a case that needs an ability
+// which they do not name is not there. A case that needs a hook which the
+// harness leaves nil (Break, Poison, Gap) logs that there is nothing to test.
+// Do not leave a hook nil where the real thing can be made to fail.
 package flowtest
