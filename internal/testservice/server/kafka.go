@@ -169,7 +169,7 @@ func (k *Kafka) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	err = proc.ready(90*time.Second, func() error { return ping(ctx, opts) })
+	err = proc.ready(ctx, 90*time.Second, func() error { return ping(ctx, opts) })
 	if err != nil {
 		k.Kill()
 	}

@@ -51,7 +51,7 @@ func NewPgBouncer(ctx context.Context, dir string, pg *Postgres) (*PgBouncer, er
 		if err != nil {
 			return nil, err
 		}
-		err = b.proc.ready(10*time.Second, func() error {
+		err = b.proc.ready(ctx, 10*time.Second, func() error {
 			c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp4", b.Addr())
 			if err != nil {
 				return err

@@ -180,7 +180,7 @@ func (s *Postgres) Start(ctx context.Context) error {
 		return err
 	}
 	s.proc = proc
-	err = proc.ready(30*time.Second, func() error {
+	err = proc.ready(ctx, 30*time.Second, func() error {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		conn, err := pgx.Connect(ctx, s.URL("postgres"))

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,6 +37,7 @@ func startProcess(name, dir string, cred *syscall.Credential, env []string, args
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: cred}
+	dieWithParent(cmd.SysProcAttr)
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -55,8 +57,9 @@ func startProcess(name, dir string, cred *syscall.Credential, env []string, args
 
 const pidFileName = "server.pid"
 
-// ready polls check until it succeeds, the process has died or the time is up.
-func (p *process) ready(limit time.Duration, check func() error) error {
+// ready polls check until it succeeds, the process has died, ctx has ended or
+// the time is up.
+func (p *process) ready(ctx context.Context, limit time.Duration, check func() error) error {
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -69,6 +72,8 @@ func (p *process) ready(limit time.Duration, check func() error) error {
 		select {
 		case <-p.exited:
 			return fmt.Errorf("%s ended while starting; the end of %s:\n%s", p.name, p.logPath, tail(p.logPath))
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-deadline.C:
 			return fmt.Errorf("%s is not ready after %s: %w; the end of %s:\n%s", p.name, limit, last, p.logPath, tail(p.logPath))
 		case <-tick.C:
