@@ -167,8 +167,16 @@ type DeadLetter struct {
 }
 
 // DeadLetters are the rejected records that the batch covers, in the order of
-// Records. Nil if there are none.
+// Records, for a sink that stores them. Nil if there are none, and where the flow keeps
+// them elsewhere (Config.DeadLetters).
 func (b *Batch) DeadLetters() []DeadLetter {
+	if b.beforeCommit != nil {
+		return nil
+	}
+	return b.deadLetters()
+}
+
+func (b *Batch) deadLetters() []DeadLetter {
 	if len(b.rej.list) == 0 {
 		return nil
 	}

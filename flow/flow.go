@@ -348,7 +348,7 @@ func (f *Flow) count(s *BatchStats) {
 
 // putDeadLetters is the hook behind Batch.BeforeCommit.
 func (f *Flow) putDeadLetters(ctx context.Context, b *Batch) error {
-	dead := b.DeadLetters()
+	dead := b.deadLetters()
 	if len(dead) == 0 {
 		return nil
 	}

@@ -130,7 +130,8 @@ func TestDeadLettersInAQueueAreDurableBeforeThePosition(t *testing.T) {
 		"at least once": func(t *flowtest.Table) flow.Sink { return t.PlainSink() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			log, table := logOf(20, 1), flowtest.NewTable(flowtest.TableOptions{NoDeadLetters: true})
+			// The table could store them too, but they are kept in one place.
+			log, table := logOf(20, 1), flowtest.NewTable(flowtest.TableOptions{})
 			log.Append("t", 0, flow.Record{Value: []byte("bad"), Headers: []flow.Header{{Key: "poison"}}})
 			q := &queue{failures: 3}
 			p := start(t, flow.Config{Sink: sink(table), DeadLetters: q}, log.Source(flowtest.LogOptions{Topics: []string{"t"}, Group: "g"}))
@@ -140,6 +141,9 @@ func TestDeadLettersInAQueueAreDurableBeforeThePosition(t *testing.T) {
 			}
 			if len(q.got) != 1 || string(q.got[0].Record.Value) != "bad" || q.got[0].Record.Offset != 20 || q.got[0].Stage != flow.StageWrite {
 				t.Fatalf("%+v", q.got)
+			}
+			if _, dead := table.Len(); dead != 0 {
+				t.Errorf("%d dead letters in the table as well", dead)
 			}
 			if s := p.flow.Status(); s.Dead != 1 || s.Rows != 20 || s.Retries < 3 {
 				t.Fatalf("%+v", s)

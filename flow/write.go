@@ -138,7 +138,7 @@ func (l *lane) writeBatch(ctx context.Context, b *laneBatch) error {
 // attempt tries once to write the view.
 func (l *lane) attempt(ctx context.Context, view *Batch) error {
 	if len(view.rej.list) > 0 && !l.f.keepsDeadLetters {
-		if dead := view.DeadLetters(); len(dead) > 0 {
+		if dead := view.deadLetters(); len(dead) > 0 {
 			d := &dead[0]
 			return Fatal(fmt.Errorf("%s offset %d cannot be processed (%s: %s), and the flow has nowhere to keep dead letters: "+
 				"configure a dead-letter queue", d.Partition, d.Record.Offset, d.Class, d.Message))
@@ -166,7 +166,7 @@ func (l *lane) written(b *laneBatch, view *Batch, took time.Duration) {
 	if stats.Records > 0 {
 		stats.Oldest = view.Records[view.lo].Timestamp
 	}
-	if dead := view.DeadLetters(); len(dead) > 0 {
+	if dead := view.deadLetters(); len(dead) > 0 {
 		stats.Dead = make(map[string]int)
 		for i := range dead {
 			stats.Dead[dead[i].Class]++
