@@ -38,12 +38,15 @@ func logHarness(wrap func(flow.Source) flow.Source) SourceHarness {
 
 func TestTable(t *testing.T) {
 	t.Run("exactly once", func(t *testing.T) {
+		t.Parallel()
 		RunSink(t, TableHarness(SinkFeatures{ExactlyOnce: true, StoresDeadLetters: true, LocatesBadRows: true}))
 	})
 	t.Run("exactly once upsert", func(t *testing.T) {
+		t.Parallel()
 		RunSink(t, TableHarness(SinkFeatures{ExactlyOnce: true, StoresDeadLetters: true, Upsert: true, Tombstones: true}))
 	})
 	t.Run("at least once", func(t *testing.T) {
+		t.Parallel()
 		RunSink(t, TableHarness(SinkFeatures{Columns: true}))
 	})
 }
@@ -54,12 +57,14 @@ func TestLog(t *testing.T) {
 
 func TestLogIntoTable(t *testing.T) {
 	t.Run("exactly once", func(t *testing.T) {
+		t.Parallel()
 		RunFlow(t, FlowHarness{
 			Source: LogHarness(),
 			Sink:   TableHarness(SinkFeatures{ExactlyOnce: true, StoresDeadLetters: true, Columns: true}),
 		})
 	})
 	t.Run("at least once", func(t *testing.T) {
+		t.Parallel()
 		RunFlow(t, FlowHarness{Source: LogHarness(), Sink: TableHarness(SinkFeatures{LocatesBadRows: true})})
 	})
 }

@@ -37,6 +37,7 @@ func TestFlowMutants(t *testing.T) {
 	}
 	for name, m := range sinks {
 		t.Run("sink "+name, func(t *testing.T) {
+			t.Parallel()
 			n := 0
 			mustFail(t, FlowCases(FlowHarness{
 				Source: LogHarness(),
@@ -80,6 +81,7 @@ func TestFlowMutants(t *testing.T) {
 	}
 	for name, m := range sources {
 		t.Run("source "+name, func(t *testing.T) {
+			t.Parallel()
 			mustFail(t, FlowCases(FlowHarness{
 				Source: logHarness(func(s flow.Source) flow.Source {
 					broken := brokenSource(t, s)

@@ -250,8 +250,9 @@ func (c *flowCase) complete() bool {
 	return true
 }
 
-// audit compares what is durable with what was produced, by the promise of the pair.
-func (c *flowCase) audit() {
+// audit compares what is durable with what was produced, by the promise of the
+// pair, and returns the number of rows.
+func (c *flowCase) audit() int {
 	c.Helper()
 	once := c.h.Sink.Features.ExactlyOnce || c.h.Sink.Features.Upsert
 	rows := c.target.Rows(c)
@@ -286,6 +287,7 @@ func (c *flowCase) audit() {
 	if dead := c.dead(); len(dead) != len(c.bad) {
 		c.Fatalf("%d dead letters, want %d", len(dead), len(c.bad))
 	}
+	return len(rows)
 }
 
 // meddler wraps a sink so that a test can act before every Write: return an

@@ -334,7 +334,7 @@ var exactlyOnceElsewhere = SinkFeatures{ExactlyOnce: true, LocatesBadRows: true}
 func impatient(t *testing.T) {
 	t.Helper()
 	p, s := patience, soon
-	patience, soon = 4*time.Second, time.Second
+	patience, soon = 3*time.Second, time.Second
 	t.Cleanup(func() { patience, soon = p, s })
 }
 
@@ -343,6 +343,7 @@ func TestSinkMutants(t *testing.T) {
 	impatient(t)
 	for _, m := range sinkMutants() {
 		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
 			mustFail(t, SinkCases(tableHarness(m.features, func(s flow.Sink) flow.Sink {
 				broken := brokenSink(t, s)
 				m.mutate(broken)

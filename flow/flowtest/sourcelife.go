@@ -2,8 +2,11 @@ package flowtest
 
 import (
 	"context"
-	"runtime"
+	"fmt"
+	"runtime/pprof"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/penstockdev/penstock/flow"
@@ -263,7 +266,9 @@ func sourceAwayAndBack(c *sourceCase) {
 	})
 }
 
-// leavesNoGoroutines counts them: open, read and close again and again.
+// leavesNoGoroutines opens, reads and closes, and looks for goroutines that
+// were started meanwhile. They inherit the profiler's label of whoever starts
+// them, which tells them from those of tests that run at the same time.
 func leavesNoGoroutines(c *sourceCase) {
 	c.make(2)
 	c.produce(0, 10)
@@ -273,9 +278,18 @@ func leavesNoGoroutines(c *sourceCase) {
 		r.close()
 	}
 	once() // whatever is made once per process
-	before := runtime.NumGoroutine()
-	for range 5 {
+	label := fmt.Sprintf("%s %p", c.Name(), c)
+	pprof.SetGoroutineLabels(pprof.WithLabels(c.ctx, pprof.Labels("flowtest", label)))
+	defer pprof.SetGoroutineLabels(context.Background())
+	for range 3 {
 		once()
 	}
-	eventually(c, soon, "the goroutines of closed sources have ended", func() bool { return runtime.NumGoroutine() <= before+2 })
+	pprof.SetGoroutineLabels(context.Background())
+	eventually(c, soon, "the goroutines of closed sources have ended", func() bool {
+		var stacks strings.Builder
+		if err := pprof.Lookup("goroutine").WriteTo(&stacks, 1); err != nil {
+			c.Fatalf("list the goroutines: %v", err)
+		}
+		return !strings.Contains(stacks.String(), strconv.Quote(label))
+	})
 }

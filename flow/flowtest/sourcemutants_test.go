@@ -343,6 +343,7 @@ func TestSourceMutants(t *testing.T) {
 	impatient(t)
 	for _, m := range sourceMutants {
 		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
 			mustFail(t, SourceCases(logHarness(func(s flow.Source) flow.Source {
 				broken := brokenSource(t, s)
 				m.mutate(t, broken)
