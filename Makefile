@@ -6,14 +6,13 @@ FUZZTIME ?= 30s
 SERVICES := go run ./test/services run --
 LINT     := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: help test test-fast services crash fuzz lint fmt bench demo build
+.PHONY: help test test-fast services crash fuzz lint fmt bench demo docs build
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 test: ## all tests on real services, and every benchmark once; installs what is missing
-	$(SERVICES) go test -race -shuffle=on -bench=. -benchtime=1x -timeout=15m ./...
-	cd bench && go vet ./... && go test -bench=. -benchtime=1x ./...
+	$(SERVICES) sh -c 'go test -race -shuffle=on -bench=. -benchtime=1x -timeout=15m ./... && cd bench && go test -bench=. -benchtime=1x ./... && go run . -quick'
 
 test-fast: ## the tests of the packages that need no service
 	go test -race -shuffle=on $$(go list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | grep -v testservice | cut -d' ' -f1)
@@ -42,6 +41,9 @@ bench: ## Penstock beside the limit and its peers
 
 demo: ## Kafka into a database, killed in the middle, verified
 	go run ./cmd/penstock demo
+
+docs: ## the reference of flow files, from the connectors' Specs
+	go generate ./cmd/penstock
 
 build: ## the binary, in bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/penstock ./cmd/penstock
