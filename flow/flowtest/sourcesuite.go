@@ -231,7 +231,7 @@ func (r *reader) read(ctx context.Context, cond func() bool) error {
 		if err := r.in.broken(); err != nil {
 			return err
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && !cond() { // it may be that ctx has ended
 			return fmt.Errorf("that has not come to pass; delivered so far: %s", r.in)
 		}
 		// A condition may come to hold by an assignment, which ends no Read.
