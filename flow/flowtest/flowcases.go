@@ -59,23 +59,26 @@ func restartsMidway(c *flowCase) {
 	c.audit()
 }
 
-// hardStopsMidway gives the flow no time to finish: writes are cut off by their
-// context, at any moment.
+// hardStopsMidway gives the flow no time to finish: some writes are cut off by
+// their context, at any moment, and others have not begun.
 func hardStopsMidway(c *flowCase) {
 	c.make(3)
 	rng := rand.New(rand.NewPCG(5, 6))
 	for range 12 {
 		c.produce(300)
-		stopAt := 1 + rng.Int64N(4)
-		entered := make(chan struct{})
+		stopAt := 1 + rng.Int64N(6)
+		entered, stopped := make(chan struct{}), make(chan struct{})
 		var once sync.Once
 		meddle := func(ctx context.Context, n int64, _ *flow.Batch) (context.Context, error) {
 			if n >= stopAt {
 				once.Do(func() { close(entered) })
+				<-stopped
 			}
 			return ctx, nil
 		}
-		r := c.run(meddle, func(cfg *flow.Config) { cfg.ShutdownGrace = time.Nanosecond })
+		r := c.run(meddle, func(cfg *flow.Config) { cfg.ShutdownGrace, cfg.Batch.Records = time.Nanosecond, 30 })
+		release := sync.OnceFunc(func() { close(stopped) })
+		c.Cleanup(release)
 		r.await("a write is under way", func() bool {
 			select {
 			case <-entered:
@@ -86,6 +89,7 @@ func hardStopsMidway(c *flowCase) {
 		})
 		r.once.Do(func() {
 			r.cancel()
+			release()
 			// An error is in order: it could not finish in time.
 			_ = within(c, patience/2, "Run whose context has ended", func() error { return <-r.done })
 		})
