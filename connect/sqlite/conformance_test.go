@@ -117,7 +117,7 @@ func (d *target) unlock(testing.TB) {
 func (d *target) read(t testing.TB, query string, row func(*sql.Rows) error) {
 	t.Helper()
 	ctx := context.Background() // it is called in cleanups, too
-	db, err := sql.Open("sqlite", "file:"+d.cfg.Path+"?mode=ro")
+	db, err := sql.Open("sqlite", "file:"+d.cfg.Path+"?mode=ro&_pragma=busy_timeout(20000)")
 	if err != nil {
 		t.Fatal(err)
 	}
