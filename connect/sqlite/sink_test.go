@@ -163,7 +163,7 @@ func (r *rig) writeBatch(b *flow.Batch) {
 // query reads the database as another program would.
 func query(t testing.TB, path, q string) []string {
 	t.Helper()
-	db, err := sql.Open("sqlite", path)
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(20000)")
 	if err != nil {
 		t.Fatal(err)
 	}
