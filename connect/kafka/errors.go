@@ -116,6 +116,12 @@ func (c *Connection) diagnoseRights(err error) (string, bool) {
 	return "", false
 }
 
+// tooLarge explains a batch that the limit does not let in.
+func (c *SourceConfig) tooLarge(p flow.Partition, offset int64) error {
+	return flow.Fatal(fmt.Errorf("kafka: the batch at offset %d of %s is larger than fetch.batch_limit (%s) after decompression: raise it",
+		offset, p, c.Fetch.BatchLimit))
+}
+
 // explainSession is explain for an error that ended or prevented membership in
 // the group. kgo tries again by itself.
 func (c *SourceConfig) explainSession(err error) error {

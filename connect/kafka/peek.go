@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -55,6 +56,7 @@ func (s *Source) Peek(ctx context.Context, from []flow.Position, n int, deliver 
 		kgo.FetchIsolationLevel(level),
 		kgo.KeepControlRecords(), // else an aborted tail would be waited for
 		kgo.FetchMaxWait(s.cfg.Fetch.Wait),
+		kgo.WithDecompressor(newDecompressor(c.cl)),
 	)...)
 	if err != nil {
 		return flow.Fatal(fmt.Errorf("kafka: %w", err))
@@ -74,7 +76,10 @@ func (s *Source) peek(ctx context.Context, cl *kgo.Client, ends map[flow.Partiti
 		cl.PollFetches(ctx).EachPartition(func(p kgo.FetchTopicPartition) {
 			name := flow.Partition{Topic: p.Topic, ID: p.Partition}
 			if p.Err != nil && !ended(p.Err) && failure == nil {
-				failure = s.cfg.explain("reading "+name.String(), p.Err)
+				var large *kgo.ErrDecompressTooLarge
+				if failure = s.cfg.explain("reading "+name.String(), p.Err); errors.As(p.Err, &large) {
+					failure = s.cfg.tooLarge(name, large.Offset)
+				}
 			}
 			if len(p.Records) == 0 {
 				return

@@ -117,7 +117,8 @@ func (s *Source) connect() (*cluster, error) {
 	if err != nil {
 		return nil, flow.Fatal(err)
 	}
-	s.admin, err = newCluster(&s.cfg.Connection, opts)
+	// The limit is for newDecompressor: this client fetches nothing.
+	s.admin, err = newCluster(&s.cfg.Connection, append(opts, kgo.MaxDecompressBatchBytes(int(s.cfg.Fetch.BatchLimit))))
 	return s.admin, err
 }
 
@@ -140,8 +141,9 @@ func (s *Source) Subscribe(_ context.Context, in flow.Intake) error {
 		return flow.Fatal(errors.New("kafka: Subscribe for the second time"))
 	}
 	s.in = in
+	opts = append(append(opts, s.groupOptions()...), kgo.WithDecompressor(newDecompressor(s.admin.cl)))
 	// The callbacks use s.cl: they wait for mu.
-	s.cl, err = kgo.NewClient(append(opts, s.groupOptions()...)...)
+	s.cl, err = kgo.NewClient(opts...)
 	if err != nil {
 		return flow.Fatal(fmt.Errorf("kafka: %w", err))
 	}
@@ -178,7 +180,6 @@ func (s *Source) groupOptions() []kgo.Opt {
 		kgo.FetchMinBytes(int32(c.Fetch.MinBytes)),                //nolint:gosec // Validate bounds it
 		kgo.FetchMaxWait(c.Fetch.Wait),
 		kgo.BrokerMaxReadBytes(int32(c.Fetch.ResponseLimit)), //nolint:gosec // Validate bounds it
-		kgo.MaxDecompressBatchBytes(int(c.Fetch.BatchLimit)),
 		kgo.WithPools(&slabs{}),
 	}
 	if c.InstanceID != "" {

@@ -323,6 +323,54 @@ func TestLargeRecord(t *testing.T) {
 	}
 }
 
+// TestCompressedBatches: what each codec compressed is read by the flow and by
+// peek, and a batch that gets too large stops both, with advice.
+func TestCompressedBatches(t *testing.T) {
+	t.Parallel()
+	value := string(telemetry(300_000))
+	for name, codec := range map[string]kgo.CompressionCodec{
+		"gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(), "lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := brokerAt(t, testservice.Kafka(t), kgo.ProducerBatchCompression(codec))
+			topic := b.topic(1)
+			for _, v := range []string{value, value[:100], value[:50_000]} { // a batch each
+				b.produce(&kgo.Record{Topic: topic, Value: []byte(v)})
+			}
+			p := flow.Partition{Topic: topic}
+			want := []string{value, value[:100], value[:50_000]}
+			cfg := b.config(topic)
+			in := newIntake(t)
+			r := run(t, cfg, in)
+			eventually(t, "the records", func() bool { return len(in.values(topic, 0)) == len(want) || r.fatal() != nil })
+			wantValues(t, in.values(topic, 0), want)
+			peek := func(src *Source) (values []string, err error) {
+				err = src.Peek(t.Context(), []flow.Position{{Partition: p}}, len(want), func(f flow.Fetch) {
+					for i := range f.Records {
+						values = append(values, string(f.Records[i].Value))
+					}
+				})
+				return values, err
+			}
+			values, err := peek(r.Source)
+			if err != nil {
+				t.Error(err)
+			}
+			wantValues(t, values, want)
+
+			small := b.config(topic)
+			small.Group += "-small"
+			small.Fetch.BatchLimit = 250_000
+			r = run(t, small, newIntake(t))
+			eventually(t, "an error", func() bool { return r.fatal() != nil })
+			wantError(t, "flow", r.fatal(), flow.ClassFatal, "offset 0 of", "fetch.batch_limit")
+			_, err = peek(r.Source)
+			wantError(t, "peek", err, flow.ClassFatal, "offset 0 of", "fetch.batch_limit")
+		})
+	}
+}
+
 func TestPauseResumeSeek(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t)

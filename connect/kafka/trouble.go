@@ -47,8 +47,7 @@ func (s *Source) judge(ctx context.Context, troubles []trouble) {
 			s.report("answer", flow.Fatal(fmt.Errorf("kafka: a broker's answer is larger than fetch.response_limit (%s): "+
 				"raise it above the largest batch of %s", s.cfg.Fetch.ResponseLimit, s.cfg.what())))
 		case errors.As(err, &large):
-			s.report(t.String(), flow.Fatal(fmt.Errorf("kafka: the batch at offset %d of %s is larger than fetch.batch_limit (%s) after decompression: raise it",
-				large.Offset, t.Partition, s.cfg.Fetch.BatchLimit)))
+			s.report(t.String(), s.cfg.tooLarge(t.Partition, large.Offset))
 		case errors.As(err, &loss):
 			s.losePosition(t.Partition, t.fetch.LogStartOffset, loss.ResetTo, "")
 		case errors.Is(err, kerr.OffsetOutOfRange):
