@@ -11,11 +11,11 @@
 package demo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,7 +48,24 @@ type Options struct {
 
 const minRecords = 1000
 
+// ErrStopped is what Run returns when its context ends. Nothing is left running then.
+var ErrStopped = errors.New("stopped; nothing is left running. The next demo starts over")
+
+// Validate refuses numbers that cannot be: wrong usage.
+func (o *Options) Validate() error {
+	if o.Records != 0 && o.Records < minRecords {
+		return fmt.Errorf("%d records are too few to kill the flow in the middle; want %d or more", o.Records, minRecords)
+	}
+	if o.Port < 0 || o.Port > 65535 {
+		return fmt.Errorf("%d is not a port; want 1 to 65535", o.Port)
+	}
+	return nil
+}
+
 func (o *Options) setDefaults() error {
+	if err := o.Validate(); err != nil {
+		return err
+	}
 	if o.Dir == "" {
 		o.Dir = "penstock-data"
 	}
@@ -57,9 +74,6 @@ func (o *Options) setDefaults() error {
 	}
 	if o.Records == 0 {
 		o.Records = 250_000
-	}
-	if o.Records < minRecords {
-		return fmt.Errorf("%d records are too few to kill the flow in the middle; want %d or more", o.Records, minRecords)
 	}
 	if o.Out == nil {
 		o.Out = os.Stdout
@@ -90,20 +104,29 @@ func (o *Options) startKafka(ctx context.Context) (*embedded.Kafka, error) {
 // and to kill.
 func (o *Options) batchRecords() int { return min(5000, max(100, o.Records/50)) }
 
-// Run is the demo. It starts over each time: the topic and the rows of an
-// earlier demo are removed, everything else in Dir stays. It returns an error if the audit
-// finds anything wrong.
+// Run is the demo. It starts over each time: the topic, the table, and what
+// the flow stored about itself are those of the last demo; everything else in Dir stays. It
+// returns an error if the audit finds anything wrong, and ErrStopped if ctx ends.
 func Run(ctx context.Context, o Options) error {
 	if err := o.setDefaults(); err != nil {
 		return err
 	}
 	d := newDisplay(o.Out)
+	err := o.run(ctx, d)
+	if err != nil && ctx.Err() != nil {
+		d.keep()
+		return ErrStopped
+	}
+	return err
+}
+
+func (o *Options) run(ctx context.Context, d *display) error {
 	kafka, err := o.startKafka(ctx)
 	if err != nil {
 		return err
 	}
 	defer kafka.Close()
-	if err := o.startOver(kafka); err != nil {
+	if err := o.startOver(ctx, d, kafka); err != nil {
 		return err
 	}
 	text := flowFile(kafka.Address(), o.database(), o.batchRecords())
@@ -114,14 +137,15 @@ func Run(ctx context.Context, o Options) error {
 	file := o.File
 	if edited { // the demo is about its own flow
 		file = filepath.Join(o.Dir, "demo.yaml")
-		if _, err := writeFlowFile(file, text); err != nil {
-			return err
+		if err := os.WriteFile(file, text, 0o644); err != nil { //nolint:gosec // for its user to read
+			return fmt.Errorf("writing the flow file: %w", err)
 		}
 	}
 	d.say("Kafka     %s, on disk in %s, topic %s with %d partitions", kafka.Address(), o.Dir, topic, partitions)
 	d.say("Database  %s, table %s", o.database(), table)
 	if edited {
 		d.say("Flow      %s (%s has been edited and is left as it is)", file, o.File)
+		o.warnOfAddress(d, kafka.Address())
 	} else {
 		d.say("Flow      %s", file)
 	}
@@ -131,7 +155,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	r := &run{Options: &o, d: d, file: file, total: int64(l.records), watch: newWatcher(o.database())}
+	r := &run{Options: o, d: d, file: file, total: int64(l.records), watch: newWatcher(o.database())}
 	defer r.watch.close()
 	if err := r.killedInTheMiddle(ctx); err != nil {
 		return err
@@ -147,24 +171,31 @@ func Run(ctx context.Context, o Options) error {
 	if err := a.verdict(); err != nil {
 		return err
 	}
-	o.next(d)
+	o.next(d, file)
 	return nil
 }
 
 // startOver removes what an earlier demo left.
-func (o *Options) startOver(kafka *embedded.Kafka) error {
+func (o *Options) startOver(ctx context.Context, d *display, kafka *embedded.Kafka) error {
+	left, err := forget(ctx, o.database())
+	if err != nil {
+		return err
+	}
+	if left {
+		d.say("Replaced  the last demo: topic %s, table %s, and the flow's positions and dead letters. All else is kept.", topic, table)
+	}
 	if err := kafka.DeleteTopic(topic); err != nil {
 		return err
 	}
-	if _, err := kafka.CreateTopic(topic, partitions); err != nil {
-		return err
+	_, err = kafka.CreateTopic(topic, partitions)
+	return err
+}
+
+// warnOfAddress says if the edited flow file cannot find this Kafka.
+func (o *Options) warnOfAddress(d *display, address string) {
+	if text, err := os.ReadFile(o.File); err == nil && !bytes.Contains(text, []byte(address)) {
+		d.say("          %s does not name this Kafka: its brokers are to be [%s]", o.File, address)
 	}
-	for _, suffix := range []string{"", "-wal", "-shm"} {
-		if err := os.Remove(o.database() + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("removing the rows of the last demo: %w", err)
-		}
-	}
-	return nil
 }
 
 func (o *Options) produce(ctx context.Context, d *display, address string) (*ledger, error) {
@@ -179,17 +210,19 @@ func (o *Options) produce(ctx context.Context, d *display, address string) (*led
 	return l, err
 }
 
-// next says what to type.
-func (o *Options) next(d *display) {
+// next says what to type; file is the flow that was run.
+func (o *Options) next(d *display, file string) {
 	d.say("\nNext:")
 	for _, c := range [][2]string{
 		{o.Program + " dev", "the same Kafka again, until Ctrl-C"},
-		{o.Program + " run " + o.File, "in another terminal: the flow, from where it stopped"},
-		{o.Program + " run --dry-run " + o.File, "what the next records would become"},
+		{o.Program + " run " + file, "in another terminal: the flow, from where it stopped"},
+		{o.Program + " run --dry-run " + file, "what the next records would become"},
 	} {
 		d.say("  %-40s  # %s", c[0], c[1])
 	}
-	d.say("  edit %s; sqlite3 %s 'SELECT * FROM telemetry LIMIT 3'", o.File, o.database())
+	if file == o.File {
+		d.say("  edit %s", o.File)
+	}
 }
 
 // Dev runs the embedded services until ctx ends.
@@ -213,7 +246,8 @@ func Dev(ctx context.Context, o Options) error {
 	d.say("Kafka     %s (no TLS, no login; topics are made when they are used, with %d partitions)", kafka.Address(), partitions)
 	d.say("Database  %s (SQLite: a file, nothing to run)", o.database())
 	if edited {
-		d.say("Flow      %s, as you edited it: check that its brokers are [%s]", o.File, kafka.Address())
+		d.say("Flow      %s, as you edited it: %s run %s", o.File, o.Program, o.File)
+		o.warnOfAddress(d, kafka.Address())
 	} else {
 		d.say("Flow      %s: %s run %s", o.File, o.Program, o.File)
 	}

@@ -3,7 +3,9 @@ package demo
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -120,6 +122,9 @@ func TestRun(t *testing.T) {
 	if err := os.WriteFile(o.File, edited, 0o644); err != nil { //nolint:gosec // a test's file
 		t.Fatal(err)
 	}
+	execute(t, o.database(), "CREATE TABLE mine (a TEXT)", "INSERT INTO mine VALUES ('precious')",
+		"INSERT INTO penstock_checkpoint SELECT 'other', cluster_id, topic, partition, topic_id, 1000000000, leader_epoch, owner_epoch, owner_backend, updated_at FROM penstock_checkpoint",
+		`INSERT INTO penstock_dead_letter SELECT id + 1000000, 'other', cluster_id, topic, topic_id, partition, "offset", timestamp, "key", value, headers, stage, class, column_name, message, created_at FROM penstock_dead_letter`)
 	var second output
 	o.Out = &second
 	if err := Run(ctx, o); err != nil {
@@ -130,6 +135,122 @@ func TestRun(t *testing.T) {
 	}
 	if !strings.Contains(second.String(), "has been edited") {
 		t.Errorf("nothing is said about the edited file:\n%s", &second)
+	}
+	for _, want := range []string{"Replaced  the last demo", "penstock run " + filepath.Join(o.Dir, "demo.yaml")} {
+		if !strings.Contains(second.String(), want) {
+			t.Errorf("the second report does not say %q:\n%s", want, &second)
+		}
+	}
+	for query, want := range map[string]int{
+		"SELECT count(*) FROM mine": 1, "SELECT count(*) FROM telemetry": 12_000 - 60,
+		"SELECT count(*) FROM penstock_checkpoint WHERE flow = 'other'":  partitions,
+		"SELECT count(*) FROM penstock_dead_letter WHERE flow = 'other'": 60,
+	} {
+		if got := count(t, o.database(), query); got != want {
+			t.Errorf("after the second demo %s gives %d, want %d", query, got, want)
+		}
+	}
+}
+
+func execute(t *testing.T, path string, statements ...string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	for _, s := range statements {
+		if _, err := db.ExecContext(t.Context(), s); err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+	}
+}
+
+func count(t *testing.T, path, query string) (n int) {
+	t.Helper()
+	db, err := openReadOnly(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	if err := db.QueryRowContext(t.Context(), query).Scan(&n); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return n
+}
+
+func TestForgetLeavesWhatIsNotOfTheDemo(t *testing.T) {
+	const flows = "CREATE TABLE penstock_flow (flow TEXT, target TEXT)"
+	for name, c := range map[string]struct {
+		make []string
+		want string
+	}{
+		"a table of somebody else":  {[]string{"CREATE TABLE telemetry (a)", "INSERT INTO telemetry VALUES (1)"}, "are yours"},
+		"another flow of the name":  {[]string{flows, "INSERT INTO penstock_flow VALUES ('telemetry', 'vehicles')", "CREATE TABLE vehicles (a)"}, "writes to table vehicles"},
+		"rows that no flow wrote":   {[]string{flows, "CREATE TABLE telemetry (a)", "INSERT INTO telemetry VALUES (1)"}, "are yours"},
+		"other tables, and no demo": {[]string{"CREATE TABLE mine (a)"}, ""},
+		"a table without rows":      {[]string{flows, "CREATE TABLE telemetry (a)"}, ""},
+	} {
+		path := filepath.Join(t.TempDir(), "x.db")
+		execute(t, path, c.make...)
+		before := count(t, path, "SELECT count(*) FROM sqlite_master WHERE name <> 'telemetry'")
+		left, err := forget(t.Context(), path)
+		if c.want == "" && (err != nil || left) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: got %v, %v, want %q", name, left, err, c.want)
+		}
+		if after := count(t, path, "SELECT count(*) FROM sqlite_master WHERE name <> 'telemetry'"); after != before {
+			t.Errorf("%s: %d tables of %d are left", name, after, before)
+		}
+		if c.want != "" && strings.Contains(strings.Join(c.make, ";"), "INTO telemetry") && count(t, path, "SELECT count(*) FROM telemetry") != 1 {
+			t.Errorf("%s: the row is gone", name)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "x.db")
+	text := []byte(strings.Repeat("not a database at all\n", 100))
+	if err := os.WriteFile(path, text, 0o644); err != nil { //nolint:gosec // a test's file
+		t.Fatal(err)
+	}
+	if _, err := forget(t.Context(), path); err == nil || !strings.Contains(err.Error(), "is not a SQLite database") {
+		t.Errorf("a file that is no database: got %v", err)
+	}
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, text) {
+		t.Errorf("the file was changed: %v", err)
+	}
+}
+
+func TestRunStopped(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	out := output{want: "producing", seen: make(chan struct{})}
+	o := testOptions(t, &out)
+	go func() {
+		<-out.seen
+		cancel()
+	}()
+	if err := Run(ctx, o); !errors.Is(err, ErrStopped) {
+		t.Errorf("got %v, want ErrStopped", err)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, o := range []Options{{Port: 99_999}, {Port: -1}, {Records: 10}} {
+		if err := o.Validate(); err == nil {
+			t.Errorf("%+v was accepted", o)
+		}
+	}
+}
+
+func TestTheEditedFileIsComparedWithThePort(t *testing.T) {
+	var out output
+	o := testOptions(t, &out)
+	if err := os.WriteFile(o.File, []byte("brokers: [127.0.0.1:1]\n"), 0o644); err != nil { //nolint:gosec // a test's file
+		t.Fatal(err)
+	}
+	o.warnOfAddress(newDisplay(&out), "127.0.0.1:1")
+	if out.String() != "" {
+		t.Errorf("the right address: %s", &out)
+	}
+	if o.warnOfAddress(newDisplay(&out), "127.0.0.1:2"); !strings.Contains(out.String(), "127.0.0.1:2") {
+		t.Errorf("another address: %q", &out)
 	}
 }
 

@@ -143,7 +143,7 @@ func (a *audit) readDatabase(ctx context.Context, path string) (err error) {
 		return err
 	})
 	if err == nil {
-		err = each(ctx, db, `SELECT partition, "offset", class FROM penstock_dead_letter`, func(rows *sql.Rows) error {
+		err = each(ctx, db, `SELECT partition, "offset", class FROM penstock_dead_letter WHERE flow = '`+flowName+`'`, func(rows *sql.Rows) error {
 			err := rows.Scan(&partition, &offset, &text)
 			a.deadLetter(partition, offset, text)
 			return err

@@ -66,7 +66,7 @@ func (w *watcher) look(ctx context.Context, admin string) (state, error) {
 		}
 		w.db = db
 	}
-	err := w.db.QueryRowContext(ctx, `SELECT (SELECT coalesce(sum(next_offset), 0) FROM penstock_checkpoint), (SELECT count(*) FROM penstock_dead_letter)`).
+	err := w.db.QueryRowContext(ctx, `SELECT (SELECT coalesce(sum(next_offset), 0) FROM penstock_checkpoint WHERE flow = ?1), (SELECT count(*) FROM penstock_dead_letter WHERE flow = ?1)`, flowName).
 		Scan(&s.committed, &s.dead)
 	if err != nil && strings.Contains(err.Error(), "no such table") {
 		return s, nil

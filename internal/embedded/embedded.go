@@ -103,14 +103,15 @@ func StartKafka(ctx context.Context, cfg KafkaConfig) (*Kafka, error) {
 func listen(ctx context.Context, first int) (net.Listener, error) {
 	var lc net.ListenConfig
 	var failed error
-	for port := first; port < first+portTries; port++ {
+	last := min(first+portTries-1, 65535)
+	for port := first; port <= last; port++ {
 		l, err := lc.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err == nil {
 			return l, nil
 		}
 		failed = err
 	}
-	return nil, fmt.Errorf("no port from %d to %d is free for the embedded Kafka: %w", first, first+portTries-1, failed)
+	return nil, fmt.Errorf("no port from %d to %d is free for the embedded Kafka: %w", first, last, failed)
 }
 
 // Address is where it listens, host:port.
