@@ -7,6 +7,7 @@ import (
 
 	"github.com/penstockdev/penstock/connect"
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/telemetry"
 )
 
 // Flow is a flow file that was found right.
@@ -18,8 +19,8 @@ type Flow struct {
 	DeadLetters connect.Choice `yaml:"dead_letters" role:"dead_letters" doc:"Where records go that cannot be decoded or written. Default: a table beside the data, where the sink keeps one."`
 
 	Batch        Batch         `yaml:"batch" doc:"When a lane stops collecting and writes: whichever limit is reached first."`
-	Lanes        int           `yaml:"lanes" doc:"Number of lanes. Default: the smaller of the number of partitions and of CPUs, and never more than the sink allows."`
-	Buffer       connect.Bytes `yaml:"buffer" default:"32MiB" doc:"Bytes of records held in memory outside the source's own buffers, all lanes together."`
+	Lanes        int           `yaml:"lanes" doc:"Number of lanes. Default: the smaller of the number of partitions and of CPUs, and never more than the sink allows. At most 1024."`
+	Buffer       connect.Bytes `yaml:"buffer" default:"32MiB" doc:"Bytes of records held in memory outside the source's own buffers, all lanes together. At least 64KiB."`
 	Retry        Retry         `yaml:"retry" doc:"How failed writes are tried again: waits grow exponentially, with full jitter."`
 	Shutdown     Shutdown      `yaml:"shutdown" doc:"What happens at the end."`
 	PositionLost string        `yaml:"position_lost" default:"stop" enum:"stop,wait" doc:"What to do when the log no longer holds the next record to read (retention removed it, the topic was made anew): stop the flow, or wait and repeat what is wrong. It is never skipped over."`
@@ -63,13 +64,34 @@ type Admin struct {
 	AllowRemote bool   `yaml:"allow_remote" doc:"Allow an address that other machines can reach. The pages are read-only and hold no secrets, but need no login."`
 }
 
+// Validate refuses an address that cannot be served on.
+func (a *Admin) Validate() error {
+	if a.Address == "" {
+		return nil
+	}
+	if err := telemetry.CheckAddress(a.Address, a.AllowRemote); err != nil {
+		return connect.Errorf("address", "%w", err)
+	}
+	return nil
+}
+
+// Bounds of the numbers of a flow file.
+const (
+	// maxLanes is far beyond the CPUs and connections that lanes have use for.
+	maxLanes = 1024
+	// minBuffer is enough for a flow to move at all.
+	minBuffer connect.Bytes = 64 << 10
+)
+
 // Validate refuses numbers that cannot be.
 func (f *Flow) Validate() error {
 	switch {
 	case !validName(f.Name):
 		return connect.Errorf("flow", "%q cannot be the name of a flow; want 1 to 100 letters, digits, dots, dashes or underscores", f.Name)
-	case f.Lanes < 0:
-		return connect.Errorf("lanes", "%d is not a number of lanes", f.Lanes)
+	case f.Lanes < 0 || f.Lanes > maxLanes:
+		return connect.Errorf("lanes", "%d is not a number of lanes; want 1 to %d", f.Lanes, maxLanes)
+	case f.Buffer < minBuffer:
+		return connect.Errorf("buffer", "%s is too small; want at least %s", f.Buffer, minBuffer)
 	case f.Batch.Records < 0:
 		return connect.Errorf("batch.records", "%d is not a number of records", f.Batch.Records)
 	case f.Retry.UnknownAttempts < 0:

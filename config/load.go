@@ -78,8 +78,7 @@ func Load(name string, data []byte, o Options) (*Flow, error) {
 		w.problems.frames(data, root, secrets)
 		w.problems.sort()
 		if w.more > 0 {
-			last := w.problems[len(w.problems)-1]
-			last.Hint = strings.TrimSpace(last.Hint + fmt.Sprintf(" (and %d more findings)", w.more))
+			w.problems = append(w.problems, &Problem{File: name, Message: fmt.Sprintf("%d more %s not shown", w.more, plural(w.more, "finding is", "findings are")), more: w.more})
 		}
 		return nil, w.problems
 	}

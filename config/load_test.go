@@ -352,6 +352,60 @@ func TestFindings(t *testing.T) {
 	}
 }
 
+func TestColonWithoutSpaceIsText(t *testing.T) {
+	o := testOptions(t)
+	for section, want := range map[string][]string{
+		"{brokers: [localhost:9092, 10.0.0.1:1, \"q:1\", h:1:2], topics: [t]}": {"localhost:9092", "10.0.0.1:1", "q:1", "h:1:2"},
+		"{topics: [t], brokers: [ ::1:9092 , fe80::1, http://x:1/y, a]}":       {"::1:9092", "fe80::1", "http://x:1/y", "a"},
+		"{topics: [t], brokers: [1:2,\n    true:x]}":                           {"1:2", "true:x"},
+	} {
+		text := strings.Replace(good, good[strings.Index(good, "  log:"):strings.Index(good, "decode:")], "  log: "+section+"\n", 1)
+		f, err := Load("flow.yaml", []byte(text), o)
+		if err != nil {
+			t.Errorf("%s: %v", section, err)
+			continue
+		}
+		if diff := cmp.Diff(want, configOf[logConfig](t, f.Source).Brokers); diff != "" {
+			t.Errorf("%s: %s", section, diff)
+		}
+		o := testOptions(t)
+		o.Set = []string{"source.log=" + section}
+		f, err = Load("flow.yaml", []byte(good), o)
+		if err != nil {
+			t.Errorf("--set %s: %v", section, err)
+			continue
+		}
+		if diff := cmp.Diff(want, configOf[logConfig](t, f.Source).Brokers); diff != "" {
+			t.Errorf("--set %s: %s", section, diff)
+		}
+	}
+}
+
+func TestLargeFilesAreRefusedBeforeTheyAreParsed(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("flow: x\n")
+	for i := range 80_000 {
+		fmt.Fprintf(&b, "k%d: 1\n", i)
+	}
+	_, err := Load("flow.yaml", []byte(b.String()), testOptions(t))
+	if err == nil || !strings.Contains(err.Error(), "the file is too large: it has more than 20000") {
+		t.Errorf("error %.300v", err)
+	}
+}
+
+func TestCountTellsWhatIsNotShown(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(good)
+	for i := range 1000 {
+		fmt.Fprintf(&b, "k%d: 1\n", i)
+	}
+	_, err := Load("flow.yaml", []byte(b.String()), testOptions(t))
+	var ps Problems
+	if !errors.As(err, &ps) || ps.Count() != 1000 || len(ps) != maxProblems+1 {
+		t.Errorf("%d findings, %d of them shown", ps.Count(), len(ps))
+	}
+}
+
 func TestSchemaAndReferenceNameEveryField(t *testing.T) {
 	r := testRegistry(t)
 	schema, err := JSONSchema(r)

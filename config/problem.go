@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -28,14 +29,33 @@ type Problem struct {
 	meant string
 	// covers says that nothing below Path was looked at.
 	covers bool
+	// more is how many findings this one stands for, which are not kept.
+	more int
 }
 
 // Error is the finding in one line.
 func (p *Problem) Error() string {
 	if p.Line == 0 {
-		return p.File + ": " + p.Message
+		return visible(p.File + ": " + p.Message)
 	}
-	return fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Message)
+	return visible(fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Message))
+}
+
+// visible replaces what a terminal would obey or not show by its escape. Tabs
+// stay.
+func visible(s string) string {
+	var b strings.Builder
+	for i, r := range s {
+		switch _, n := utf8.DecodeRuneInString(s[i:]); {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case r == '\t' || unicode.IsPrint(r):
+			b.WriteRune(r)
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
 }
 
 // Text is the finding with the line, a caret and the hint, ending in a line end.
@@ -45,10 +65,18 @@ func (p *Problem) Text() string {
 	b.WriteByte('\n')
 	if p.Line > 0 {
 		number := strconv.Itoa(p.Line)
-		fmt.Fprintf(&b, "  %s | %s\n", number, p.source)
+		fmt.Fprintf(&b, "  %s | %s\n", number, visible(p.source))
 		// Tabs stay tabs, so that the caret stands below its character.
-		pad := []rune(p.source)
-		pad = pad[:min(len(pad), p.Column-1)]
+		before := p.source
+		column := 1
+		for i := range p.source { // by runes; a wrong byte is one, too
+			if column == p.Column {
+				before = p.source[:i]
+				break
+			}
+			column++
+		}
+		pad := []rune(visible(before))
 		for i, r := range pad {
 			if r != '\t' {
 				pad[i] = ' '
@@ -57,7 +85,7 @@ func (p *Problem) Text() string {
 		fmt.Fprintf(&b, "  %s | %s^\n", strings.Repeat(" ", len(number)), string(pad))
 	}
 	if p.Hint != "" {
-		fmt.Fprintf(&b, "    %s\n", p.Hint)
+		fmt.Fprintf(&b, "    %s\n", visible(p.Hint))
 	}
 	return b.String()
 }
@@ -82,6 +110,22 @@ func (ps Problems) Text() string {
 		b.WriteString(p.Text())
 	}
 	return b.String()
+}
+
+// Count is the number of findings, those included that are not shown.
+func (ps Problems) Count() int {
+	n := 0
+	for _, p := range ps {
+		n += max(1, p.more)
+	}
+	return n
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
 }
 
 func (ps Problems) sort() {

@@ -18,6 +18,9 @@ import (
 const (
 	maxFileSize = 1 << 20
 	maxDepth    = 32
+	// maxTokens bounds the parser's time, which grows with the square of them.
+	// A column in its long form has about 20.
+	maxTokens = 20_000
 )
 
 type nodeKind uint8
@@ -123,7 +126,7 @@ func parse(data []byte) (root *node, err error) {
 	if err := checkTokens(tokens); err != nil {
 		return nil, err
 	}
-	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+	file, err := parser.Parse(joinPlain(tokens), 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		var se *yaml.SyntaxError
 		if errors.As(err, &se) && se.Token != nil {
@@ -168,6 +171,9 @@ func badText(data []byte) (place, bool) {
 // checkTokens bounds what the recursive parser is given, and refuses the parts of
 // YAML that a flow file has no use for.
 func checkTokens(tokens token.Tokens) error {
+	if len(tokens) > maxTokens {
+		return syntaxErrorf(placeOf(tokens[maxTokens]), "the file is too large: it has more than %d names, values and signs", maxTokens)
+	}
 	var flowDepth, dashes, line int
 	var indents []int
 	for _, t := range tokens {
@@ -210,6 +216,54 @@ func checkTokens(tokens token.Tokens) error {
 		}
 	}
 	return nil
+}
+
+// joinPlain puts plain scalars of a list together again that the scanner takes
+// apart inside { }: there, too, a colon that no space follows is part of the scalar
+// ({brokers: [localhost:9092]}).
+func joinPlain(tokens token.Tokens) token.Tokens {
+	out := make(token.Tokens, 0, len(tokens))
+	var open []token.Type // the brackets around
+	for _, t := range tokens {
+		switch t.Type { //nolint:exhaustive // the others open and close nothing
+		case token.MappingStartType, token.SequenceStartType:
+			open = append(open, t.Type)
+		case token.MappingEndType, token.SequenceEndType:
+			open = open[:max(0, len(open)-1)]
+		}
+		n := len(out)
+		if n == 0 || len(open) == 0 || open[len(open)-1] != token.SequenceStartType || !follows(out[n-1], t) ||
+			!plainScalar(t) || out[n-1].Type != token.MappingValueType {
+			out = append(out, t)
+			continue
+		}
+		first := out[n-1] // the colon, or what stands before it
+		value, origin := ":"+t.Value, out[n-1].Origin+t.Origin
+		out = out[:n-1]
+		if n > 1 && plainScalar(out[n-2]) && follows(out[n-2], first) {
+			first = out[n-2]
+			value, origin = first.Value+value, first.Origin+origin
+			out = out[:n-2]
+		}
+		out = append(out, token.String(value, origin, first.Position))
+	}
+	for i, t := range out {
+		t.Prev, t.Next = nil, nil
+		if i > 0 {
+			t.Prev, out[i-1].Next = out[i-1], t
+		}
+	}
+	return out
+}
+
+func plainScalar(t *token.Token) bool {
+	return t.CharacterType == token.CharacterTypeMiscellaneous && t.Indicator == token.NotIndicator
+}
+
+// follows says that b stands right behind a.
+func follows(a, b *token.Token) bool {
+	return a.Position != nil && b.Position != nil && a.Position.Line == b.Position.Line &&
+		a.Position.Column+utf8.RuneCountInString(a.Value) == b.Position.Column
 }
 
 // placeOf is never without a line: some tokens of an empty file have none.

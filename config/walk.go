@@ -325,7 +325,11 @@ func (w *walker) keyed(n *node, t *connect.Type, v reflect.Value, path string) {
 func (w *walker) scalar(n *node, f *connect.Field, t *connect.Type, v reflect.Value, path string) {
 	if n.kind != scalarNode {
 		reveal(n, f, t)
-		w.report(n.at, path, enumHint(f), "%s wants %s, not %s", path, t.Want(), n.kind)
+		hint := enumHint(f)
+		if hint == "" && n.kind == mappingNode && t.Kind == connect.KindString {
+			hint = "if it is meant as text, put it in quotes"
+		}
+		w.report(n.at, path, hint, "%s wants %s, not %s", path, t.Want(), n.kind)
 		w.last().covers = true
 		return
 	}

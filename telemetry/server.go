@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 
@@ -30,17 +31,20 @@ type Server struct {
 // NewServer makes the server for an address (host:port; port 0 for a free one).
 // An address that other machines can reach is refused unless allowRemote.
 func NewServer(address string, allowRemote bool, m *Metrics, log *slog.Logger) (*Server, error) {
-	if err := checkAddress(address, allowRemote); err != nil {
-		return nil, err
+	if err := CheckAddress(address, allowRemote); err != nil {
+		return nil, fmt.Errorf("admin address: %w", err)
 	}
 	s := &Server{metrics: m, log: log}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.Gatherer(), promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		status := m.Status()
-		answer(w, Healthy(&status))
+		answer(w, "ok", Healthy(&status))
 	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.checkReady()) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		text, err := s.checkReady()
+		answer(w, text, err)
+	})
 	s.http = &http.Server{
 		Addr: address, Handler: mux,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
@@ -50,10 +54,15 @@ func NewServer(address string, allowRemote bool, m *Metrics, log *slog.Logger) (
 	return s, nil
 }
 
-func checkAddress(address string, allowRemote bool) error {
+// CheckAddress refuses an address that is not host:port, and without
+// allowRemote one that other machines can reach.
+func CheckAddress(address string, allowRemote bool) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || port == "" {
-		return fmt.Errorf("admin address %q: want host:port, like 127.0.0.1:9464", address)
+		return fmt.Errorf("%q is not an address; want host:port, like 127.0.0.1:9464", address)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q is not an address: the port is a number of 0 to 65535", address)
 	}
 	if allowRemote || host == "localhost" {
 		return nil
@@ -61,18 +70,18 @@ func checkAddress(address string, allowRemote bool) error {
 	if ip, err := netip.ParseAddr(host); err == nil && ip.IsLoopback() {
 		return nil
 	}
-	return fmt.Errorf("admin address %q can be reached from other machines, and its pages need no login; "+
+	return fmt.Errorf("%q can be reached from other machines, and its pages need no login; "+
 		"use 127.0.0.1:%s, or set admin.allow_remote: true", address, port)
 }
 
-func (s *Server) checkReady() error {
+func (s *Server) checkReady() (string, error) {
 	status := s.metrics.Status()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ready.check(&status, s.metrics.assigned.Load(), s.metrics.now())
 }
 
-func answer(w http.ResponseWriter, err error) {
+func answer(w http.ResponseWriter, text string, err error) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	if err != nil {
@@ -80,7 +89,7 @@ func answer(w http.ResponseWriter, err error) {
 		_, _ = io.WriteString(w, err.Error()+"\n") // the client may be gone
 		return
 	}
-	_, _ = io.WriteString(w, "ok\n")
+	_, _ = io.WriteString(w, text+"\n")
 }
 
 // Start listens and serves until Stop. Starting twice does nothing.
