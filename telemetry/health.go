@@ -27,22 +27,22 @@ type readiness struct {
 	next  int64
 }
 
-// check returns nil if the flow moves records, or has none to move; else why
-// it does not. assigned says that the group has answered.
-func (r *readiness) check(s *flow.Status, assigned bool, now time.Time) error {
+// check returns what to say of a flow that moves records, or has none to move;
+// else why it does not. assigned says that the group has answered.
+func (r *readiness) check(s *flow.Status, assigned bool, now time.Time) (string, error) {
 	switch s.State {
 	case flow.StateRunning:
 	case flow.StateStarting:
 		r.since = time.Time{}
-		return withCause("the flow is connecting", s.Err)
+		return "", withCause("the flow is connecting", s.Err)
 	case flow.StateRetrying:
-		return withCause("a write failed and is tried again", s.Err)
+		return "", withCause("something failed and is tried again", s.Err)
 	case flow.StateWaiting:
-		return withCause("the flow waits: its position is lost", s.Err)
+		return "", withCause("the flow waits: its position is lost", s.Err)
 	case flow.StateStopping:
-		return withCause("the flow is stopping", s.Err)
+		return "", withCause("the flow is stopping", s.Err)
 	case flow.StateStopped:
-		return withCause("the flow has stopped", s.Err)
+		return "", withCause("the flow has stopped", s.Err)
 	}
 	var next int64
 	for i := range s.Partitions {
@@ -51,17 +51,20 @@ func (r *readiness) check(s *flow.Status, assigned bool, now time.Time) error {
 	if r.since.IsZero() || next != r.next {
 		r.since, r.next = now, next
 	}
-	if len(s.Partitions) == 0 && !assigned {
-		return fmt.Errorf("no partition is assigned yet")
+	switch {
+	case len(s.Partitions) == 0 && !assigned:
+		return "", fmt.Errorf("no partition is assigned yet")
+	case len(s.Partitions) == 0:
+		return "ok: standby, the other members of the group have all partitions", nil
 	}
 	last := r.since
 	if s.LastCommit.After(last) {
 		last = s.LastCommit
 	}
 	if lag := s.Lag(); lag > 0 && now.Sub(last) > stallAfter {
-		return fmt.Errorf("%d records behind, and nothing was committed for %s", lag, now.Sub(last).Round(time.Second))
+		return "", fmt.Errorf("%d records behind, and nothing was committed for %s", lag, now.Sub(last).Round(time.Second))
 	}
-	return nil
+	return "ok", nil
 }
 
 func withCause(what string, err error) error {

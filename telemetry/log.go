@@ -22,6 +22,7 @@ func NewLogger(w io.Writer, terminal bool, format, level string) (*slog.Logger, 
 	o := &slog.HandlerOptions{Level: l}
 	switch {
 	case format == "json", format == "auto" && !terminal:
+		o.ReplaceAttr = durationText
 		return slog.New(slog.NewJSONHandler(w, o)), nil
 	case format == "text", format == "auto":
 		if terminal {
@@ -30,6 +31,14 @@ func NewLogger(w io.Writer, terminal bool, format, level string) (*slog.Logger, 
 		return slog.New(slog.NewTextHandler(w, o)), nil
 	}
 	return nil, fmt.Errorf("log format %q: want auto, text or json", format)
+}
+
+// durationText writes durations with their unit; JSON has bare nanoseconds else.
+func durationText(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		return slog.String(a.Key, a.Value.Duration().String())
+	}
+	return a
 }
 
 // shortTime leaves the date out, which a person at a terminal knows.

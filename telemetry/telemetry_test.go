@@ -121,41 +121,45 @@ func TestReadiness(t *testing.T) {
 		name     string
 		status   flow.Status
 		assigned bool
-		want     string // "" is ready
+		want     string // "ok" is ready
 	}{
-		{"moves", status(func(*flow.Status) {}), true, ""},
+		{"moves", status(func(*flow.Status) {}), true, "ok"},
 		{"connecting", status(func(s *flow.Status) { s.State = flow.StateStarting }), false, "connecting"},
-		{"retries", status(func(s *flow.Status) { s.State, s.Err = flow.StateRetrying, errors.New("no table") }), true, "tried again: no table"},
+		{"retries", status(func(s *flow.Status) { s.State, s.Err = flow.StateRetrying, errors.New("no table") }), true, "something failed and is tried again: no table"},
 		{"waits", status(func(s *flow.Status) { s.State = flow.StateWaiting }), true, "position is lost"},
 		{"stops", status(func(s *flow.Status) { s.State = flow.StateStopping }), true, "stopping"},
 		{"stopped", status(func(s *flow.Status) { s.State = flow.StateStopped }), true, "stopped"},
 		{"not assigned", status(func(s *flow.Status) { s.Partitions = nil }), false, "no partition"},
-		{"standby", status(func(s *flow.Status) { s.Partitions = nil }), true, ""},
-		{"stalled", status(func(s *flow.Status) { s.LastCommit = now.Add(-2 * time.Hour) }), true, ""},
+		{"standby", status(func(s *flow.Status) { s.Partitions = nil }), true, "ok: standby"},
+		{"stalled", status(func(s *flow.Status) { s.LastCommit = now.Add(-2 * time.Hour) }), true, "ok"},
 		{"caught up long ago", status(func(s *flow.Status) {
 			s.LastCommit, s.Partitions = now.Add(-2*time.Hour), s.Partitions[1:]
-		}), true, ""},
+		}), true, "ok"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var r readiness
-			err := r.check(&tt.status, tt.assigned, now)
-			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
-				t.Errorf("%v, want %q", err, tt.want)
+			text, err := r.check(&tt.status, tt.assigned, now)
+			ready := strings.HasPrefix(tt.want, "ok")
+			if err != nil {
+				text = err.Error()
+			}
+			if ready != (err == nil) || !strings.Contains(text, tt.want) || tt.want == "ok" && text != "ok" {
+				t.Errorf("%q, %v, want %q", text, err, tt.want)
 			}
 		})
 	}
 	t.Run("stalls", func(t *testing.T) {
 		var r readiness
 		s := status(func(s *flow.Status) { s.LastCommit = time.Time{} })
-		if err := r.check(&s, true, now); err != nil {
+		if _, err := r.check(&s, true, now); err != nil {
 			t.Errorf("just started: %v", err)
 		}
 		later := now.Add(stallAfter + time.Second)
-		if err := r.check(&s, true, later); err == nil || !strings.Contains(err.Error(), "10 records behind") {
+		if _, err := r.check(&s, true, later); err == nil || !strings.Contains(err.Error(), "10 records behind") {
 			t.Errorf("stalled: %v", err)
 		}
 		s.Partitions[0].Next++
-		if err := r.check(&s, true, later); err != nil {
+		if _, err := r.check(&s, true, later); err != nil {
 			t.Errorf("moved again: %v", err)
 		}
 	})
@@ -166,6 +170,7 @@ func TestServerAddresses(t *testing.T) {
 	for address, ok := range map[string]bool{
 		"127.0.0.1:0": true, "localhost:9464": true, "[::1]:9464": true, "127.3.2.1:80": true,
 		":9464": false, "0.0.0.0:9464": false, "[::]:9464": false, "10.0.0.1:9464": false, "example.com:80": false, "localhost": false, "": false,
+		"127.0.0.1:70000": false, "127.0.0.1:": false, "127.0.0.1:http": false, "127.0.0.1:-1": false,
 	} {
 		if _, err := NewServer(address, false, m, slog.Default()); (err == nil) != ok {
 			t.Errorf("%q: %v", address, err)
@@ -258,6 +263,17 @@ func TestLogger(t *testing.T) {
 		log.Warn("this")
 		if json.Valid(b.Bytes()) != tt.json || !strings.Contains(b.String(), "this") || strings.Contains(b.String(), "not this") {
 			t.Errorf("%+v: %s", tt, b.String())
+		}
+	}
+	var b bytes.Buffer
+	log, err := NewLogger(&b, false, "json", "info")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Info("x", slog.Duration("wait", 68*time.Millisecond), slog.Group("g", slog.Any("grace", 30*time.Second)))
+	for _, part := range []string{`"wait":"68ms"`, `"grace":"30s"`} {
+		if !strings.Contains(b.String(), part) {
+			t.Errorf("the log lacks %s: %s", part, b.String())
 		}
 	}
 	if _, err := NewLogger(io.Discard, false, "xml", "info"); err == nil {
