@@ -2,19 +2,15 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
 )
 
-// actor is a part of the process: run returns when its context ends, or when it
+// actor is a part of the process. It returns when its context ends, or when it
 // has nothing more to do, which ends the process.
-type actor struct {
-	name string
-	run  func(ctx context.Context) error
-}
+type actor func(ctx context.Context) error
 
 // runActors starts all actors. When the first one returns, the others are told
 // to, one after the other in the order given, and waited for. It returns the first
@@ -32,10 +28,7 @@ func runActors(ctx context.Context, actors ...actor) error {
 		actx, cancel := context.WithCancel(ctx)
 		stops[i] = cancel
 		done[i].Go(func() {
-			err := a.run(actx)
-			if err != nil {
-				err = fmt.Errorf("%s: %w", a.name, err)
-			}
+			err := a(actx)
 			errs[i] = err
 			endings <- ending{i, err}
 		})
@@ -61,7 +54,7 @@ func runActors(ctx context.Context, actors ...actor) error {
 func signals(started func(os.Signal)) actor {
 	ch := make(chan os.Signal, 1)
 	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
-	return actor{"signals", func(ctx context.Context) error {
+	return func(ctx context.Context) error {
 		select {
 		case s := <-ch:
 			signal.Reset(os.Interrupt, syscall.SIGTERM)
@@ -70,5 +63,5 @@ func signals(started func(os.Signal)) actor {
 			signal.Stop(ch)
 		}
 		return nil
-	}}
+	}
 }

@@ -12,13 +12,13 @@ func TestRunActorsStopsTheOthersInOrder(t *testing.T) {
 	for _, want := range []error{nil, broken} {
 		var order []string
 		waiting := func(name string) actor {
-			return actor{name, func(ctx context.Context) error {
+			return func(ctx context.Context) error {
 				<-ctx.Done()
 				order = append(order, name) // one at a time: that is what is tested
 				return nil
-			}}
+			}
 		}
-		err := runActors(t.Context(), waiting("flow"), waiting("admin"), actor{"first", func(context.Context) error { return want }})
+		err := runActors(t.Context(), waiting("flow"), waiting("admin"), func(context.Context) error { return want })
 		if !errors.Is(err, want) || !slices.Equal(order, []string{"flow", "admin"}) {
 			t.Errorf("%v, stopped in the order %v", err, order)
 		}
@@ -28,8 +28,8 @@ func TestRunActorsStopsTheOthersInOrder(t *testing.T) {
 func TestRunActorsReportsAFailureDuringTheStop(t *testing.T) {
 	broken := errors.New("broken")
 	err := runActors(t.Context(),
-		actor{"flow", func(ctx context.Context) error { <-ctx.Done(); return broken }},
-		actor{"signals", func(context.Context) error { return nil }},
+		func(ctx context.Context) error { <-ctx.Done(); return broken },
+		func(context.Context) error { return nil },
 	)
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v", err)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -109,6 +110,7 @@ func TestExitCodes(t *testing.T) {
 		{"run without a file", []string{"run"}, 2, "arg"},
 		{"lint", []string{"lint", good}, 0, "ok"},
 		{"lint with findings", []string{"lint", good, bad}, 1, `did you mean "table"?`},
+		{"lint with one finding", []string{"lint", bad}, 1, "\n1 finding\n"},
 		{"lint of no file", []string{"lint", "/nonexistent.yaml"}, 2, "nonexistent"},
 		{"run of a wrong file", []string{"run", bad}, 2, `did you mean "table"?`},
 		{"run of a wrong setting", []string{"run", good, "--set", "lanes=x"}, 2, "whole number"},
@@ -168,6 +170,28 @@ func TestRunStopsOnSignal(t *testing.T) {
 				t.Errorf("log:\n%s", s)
 			}
 		})
+	}
+}
+
+func TestRunLogsWhyItFailed(t *testing.T) {
+	r := penstock(t, []string{password, "DB=" + filepath.Join(t.TempDir(), "no", "t.db")}, "run", write(t, goodFlow), "--log-format", "json",
+		"--set", "admin.address=256.0.0.1:0", "--set", "admin.allow_remote=true")
+	if r.code != 1 || r.stdout != "" {
+		t.Errorf("exit code %d, want 1; on stdout %q", r.code, r.stdout)
+	}
+	lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
+	for _, l := range lines {
+		if !json.Valid([]byte(l)) {
+			t.Errorf("not JSON: %s", l)
+		}
+	}
+	last := lines[len(lines)-1]
+	var got struct{ Level, Msg, Flow, Error string }
+	if err := json.Unmarshal([]byte(last), &got); err != nil || got.Level != "ERROR" || got.Flow != "telemetry" || !strings.HasPrefix(got.Error, "admin server: listen") {
+		t.Errorf("the last record is %s", last)
+	}
+	if strings.Contains(r.stderr, `"msg":"stopped"`) || strings.Count(r.stderr, "256.0.0.1") != 1 {
+		t.Errorf("log:\n%s", r.stderr)
 	}
 }
 

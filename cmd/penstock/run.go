@@ -107,13 +107,13 @@ func runFlow(ctx context.Context, stderr io.Writer, path string, flags *runFlags
 
 	// In the order in which they end: metrics and health are there until the
 	// flow has written what it holds.
-	actors := []actor{{"flow", fl.Run}}
+	actors := []actor{fl.Run}
 	if file.Admin.Address != "" {
 		admin, err := telemetry.NewServer(file.Admin.Address, file.Admin.AllowRemote, metrics, log)
 		if err != nil {
 			return usage(err)
 		}
-		actors = append(actors, actor{"admin", func(ctx context.Context) error { return serve(ctx, admin, log) }})
+		actors = append(actors, func(ctx context.Context) error { return serve(ctx, admin, log) })
 	}
 	actors = append(actors, signals(func(s os.Signal) {
 		log.Info("stopping: writing what was read; a second signal ends the process at once",
@@ -121,9 +121,13 @@ func runFlow(ctx context.Context, stderr io.Writer, path string, flags *runFlags
 	}))
 	log.Info("starting", slog.String("version", versionText()), slog.String("file", path))
 	err = runActors(ctx, actors...)
+	if err != nil {
+		log.Error("failed", slog.String("flow", file.Name), slog.Any("error", err))
+		return &exitError{code: exitFailed} // the log has it
+	}
 	s := fl.Status()
 	log.Info("stopped", slog.Int64("records", s.Records), slog.Int64("rows", s.Rows), slog.Int64("dead_letters", s.Dead))
-	return failed(err)
+	return nil
 }
 
 // serve runs the admin server until ctx ends.

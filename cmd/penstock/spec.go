@@ -42,7 +42,7 @@ func lint(w io.Writer, files, set []string) error {
 		var ps config.Problems
 		switch {
 		case errors.As(err, &ps):
-			findings += len(ps)
+			findings += ps.Count()
 			fmt.Fprint(w, ps.Text())
 		case err != nil:
 			return usage(err)
@@ -52,7 +52,11 @@ func lint(w io.Writer, files, set []string) error {
 		}
 	}
 	if findings > 0 {
-		fmt.Fprintf(w, "\n%d findings\n", findings)
+		noun := "findings"
+		if findings == 1 {
+			noun = "finding"
+		}
+		fmt.Fprintf(w, "\n%d %s\n", findings, noun)
 		return &exitError{code: exitFailed}
 	}
 	return nil
