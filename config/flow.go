@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"log/slog"
+	"reflect"
 	"time"
 
 	"github.com/penstockdev/penstock/connect"
@@ -150,6 +151,23 @@ func (f *Flow) Build(logger *slog.Logger, observer flow.Observer) (flow.Config, 
 		}
 	}
 	return cfg, nil
+}
+
+// WriteMode is the sink's mode of writing (append, ignore or upsert) and the
+// columns by which it recognises a row; "" where the sink has no modes.
+func (f *Flow) WriteMode() (mode string, key []string) {
+	if f.Sink.Connector == nil {
+		return "", nil
+	}
+	// The names are those that connect.CheckKey goes by.
+	t, v := f.Sink.Connector.Spec.Type, reflect.ValueOf(f.Sink.Config).Elem()
+	if m := t.Field("mode"); m != nil && m.Type.Kind == connect.KindString {
+		mode = v.FieldByIndex(m.Index).String()
+	}
+	if k := t.Field("key"); k != nil {
+		key, _ = reflect.TypeAssert[[]string](v.FieldByIndex(k.Index))
+	}
+	return mode, key
 }
 
 // Decoder makes a decoder as each lane has one; nil if the flow does not decode.

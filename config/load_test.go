@@ -217,6 +217,9 @@ func TestLoad(t *testing.T) {
 	if diff := cmp.Diff(&sink, f.Sink.Config); diff != "" {
 		t.Error(diff)
 	}
+	if mode, key := f.WriteMode(); mode != "upsert" || !slices.Equal(key, sink.Key) {
+		t.Errorf("mode %q, key %v", mode, key)
+	}
 	cfg, err := f.Build(nil, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -42,7 +42,10 @@ once; nothing is lost or repeated by that.
 
 With --dry-run it shows the rows and the dead letters that the flow would make of the
 next records, from where the flow would read on. It writes nothing, creates nothing
-and joins no consumer group.
+and joins no consumer group. It foresees what decoding refuses, and what the sink's mode
+and key refuse (a tombstone in mode append or ignore, a key column without a value in
+mode ignore or upsert). It does not foresee what only the table can refuse: NOT NULL and
+other constraints, types, lengths and ranges of its columns, triggers.
 
 A field of the file is overridden by --set path.to.field=value, and by the environment
 variable PENSTOCK_PATH_TO_FIELD.
@@ -165,7 +168,8 @@ func dryRun(ctx context.Context, stdout, stderr io.Writer, path string, flags *r
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, flags.timeout)
 	defer cancel()
-	report, err := dryrun.Run(ctx, cfg, flags.records)
+	mode, key := file.WriteMode()
+	report, err := dryrun.Run(ctx, cfg, dryrun.Writing{Mode: mode, Key: key}, flags.records)
 	if err != nil {
 		return failed(fmt.Errorf("dry run of flow %s: %w", file.Name, err))
 	}

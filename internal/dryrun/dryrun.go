@@ -20,8 +20,8 @@ type Row struct {
 	Columns []Value `json:"-"`
 	// Record is the value of a record in a flow that does not decode.
 	Record []byte `json:"-"`
-	// Tombstone says that the record has a key and no value: it deletes, or is
-	// a dead letter, as the sink's mode says.
+	// Tombstone says that the record has a key and no value: it deletes in mode
+	// upsert.
 	Tombstone bool `json:"tombstone,omitempty"`
 	// Dead is why the record would become a dead letter.
 	Dead *Dead `json:"dead_letter,omitempty"`
@@ -43,12 +43,23 @@ type Report struct {
 	// FromCheckpoint says that reading began where the flow stopped, not at
 	// its configured start.
 	FromCheckpoint bool
+	// Mode is that of the Writing.
+	Mode string
 }
 
-// Run reads the next n records of the flow, fewer if there are no more, and
-// decodes them. It closes what the configuration holds. The flow may be
+// Writing is how the sink writes rows, as far as it decides which records become
+// dead letters. The zero value decides nothing.
+type Writing struct {
+	// Mode is append, ignore or upsert; Key are the columns of the key.
+	Mode string
+	Key  []string
+}
+
+// Run reads the next n records of the flow, fewer if there are no more, decodes
+// them, and applies the rules of writing. What the table itself would refuse
+// is not found. It closes what the configuration holds. The flow may be
 // running elsewhere meanwhile.
-func Run(ctx context.Context, cfg flow.Config, n int) (report *Report, err error) {
+func Run(ctx context.Context, cfg flow.Config, writing Writing, n int) (report *Report, err error) {
 	defer func() {
 		closing := context.WithoutCancel(ctx)
 		err = errors.Join(err, cfg.Source.Close(closing), cfg.Sink.Close(closing))
@@ -73,7 +84,7 @@ func Run(ctx context.Context, cfg flow.Config, n int) (report *Report, err error
 			setup.Fields = s.Fields()
 		}
 	}
-	report = &Report{}
+	report = &Report{Mode: writing.Mode}
 	for _, f := range setup.Fields {
 		report.Columns = append(report.Columns, f.Name)
 	}
@@ -92,7 +103,7 @@ func Run(ctx context.Context, cfg flow.Config, n int) (report *Report, err error
 		if len(f.Records) == 0 {
 			continue
 		}
-		rows, err := process(ctx, f, transforms)
+		rows, err := process(ctx, f, transforms, writing)
 		if err != nil {
 			return nil, err
 		}
@@ -135,8 +146,32 @@ func where(ctx context.Context, sink flow.Sink, setup flow.Setup, log *flow.Log)
 	return from, len(checkpoint) > 0, nil
 }
 
+// reject makes dead letters of the rows that the sink would refuse by its mode
+// and key, whatever its table is like.
+func (w *Writing) reject(b *flow.Batch) {
+	for i := b.Next(0); i >= 0; i = b.Next(i + 1) {
+		if b.Records[i].Value == nil && (w.Mode == "append" || w.Mode == "ignore") {
+			b.Reject(i, flow.StageWrite, &flow.RecordError{
+				Class: "tombstone", Err: fmt.Errorf("a tombstone deletes a row, which needs mode upsert; the mode is %s", w.Mode),
+			})
+			continue
+		}
+		if b.Columns == nil || w.Mode != "ignore" && w.Mode != "upsert" {
+			continue
+		}
+		for k := range b.Columns.Cols {
+			if c := &b.Columns.Cols[k]; slices.Contains(w.Key, c.Name) && c.Null(i) {
+				b.Reject(i, flow.StageWrite, &flow.RecordError{
+					Class: "null", Column: c.Name, Err: errors.New("there is no value, and the column is part of the key"),
+				})
+				break
+			}
+		}
+	}
+}
+
 // process runs the transforms over the records of one fetch.
-func process(ctx context.Context, f flow.Fetch, transforms []flow.Transform) ([]Row, error) {
+func process(ctx context.Context, f flow.Fetch, transforms []flow.Transform, writing Writing) ([]Row, error) {
 	records := f.Records
 	for i := range records {
 		records[i].Part = 0
@@ -149,6 +184,7 @@ func process(ctx context.Context, f flow.Fetch, transforms []flow.Transform) ([]
 			return nil, err
 		}
 	}
+	writing.reject(b)
 	rows := make([]Row, len(records))
 	for i := range records {
 		r := &records[i]

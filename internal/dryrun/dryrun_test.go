@@ -38,14 +38,14 @@ sink:
   sqlite: {table: telemetry, create_table: true}
 `
 
-func build(t *testing.T, brokers, db string) flow.Config {
+func build(t *testing.T, brokers, db string, set ...string) (flow.Config, Writing) {
 	t.Helper()
 	r, err := all.Registry()
 	if err != nil {
 		t.Fatal(err)
 	}
 	f, err := config.Load("flow.yaml", []byte(file), config.Options{
-		Registry: r, Set: []string{"source.kafka.brokers=" + brokers, "sink.sqlite.path=" + db},
+		Registry: r, Set: append([]string{"source.kafka.brokers=" + brokers, "sink.sqlite.path=" + db}, set...),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +54,15 @@ func build(t *testing.T, brokers, db string) flow.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cfg
+	mode, key := f.WriteMode()
+	return cfg, Writing{Mode: mode, Key: key}
+}
+
+// run is a dry run of n records.
+func run(ctx context.Context, t *testing.T, n int, brokers, db string, set ...string) (*Report, error) {
+	t.Helper()
+	cfg, writing := build(t, brokers, db, set...)
+	return Run(ctx, cfg, writing, n)
 }
 
 func produce(t *testing.T, cl *kgo.Client, values ...string) {
@@ -93,7 +101,7 @@ func TestDryRunLeavesNoTrace(t *testing.T) {
 	)
 
 	db := filepath.Join(t.TempDir(), "t.db")
-	report, err := Run(ctx, build(t, brokers, db), 10)
+	report, err := run(ctx, t, 10, brokers, db)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +109,7 @@ func TestDryRunLeavesNoTrace(t *testing.T) {
 	if err := report.Table(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"device_id", "2026-01-31T12:00:00.000000Z", "rows: 2, tombstones: 1, dead letters: 2, of 5 records", "no checkpoint yet", "malformed", "seq"} {
+	for _, part := range []string{"device_id", "2026-01-31T12:00:00.000000Z", "rows: 2, tombstones: 0, dead letters: 3, of 5 records", "no checkpoint yet", "malformed", "seq"} {
 		if !strings.Contains(text.String(), part) {
 			t.Errorf("the table lacks %q:\n%s", part, text.String())
 		}
@@ -127,18 +135,42 @@ func TestDryRunLeavesNoTrace(t *testing.T) {
 		t.Errorf("there is a group: %v", groups.Groups())
 	}
 
-	few, err := Run(ctx, build(t, brokers, db), 2)
+	few, err := run(ctx, t, 2, brokers, db)
 	if err != nil || len(few.Rows) != 2 {
 		t.Errorf("asked for 2 records: %d, %v", len(few.Rows), err)
 	}
 
-	runUntil(ctx, t, build(t, brokers, db), 5)
-	none, err := Run(ctx, build(t, brokers, db), 10)
+	// The rules of writing, by mode and key.
+	for _, tt := range []struct{ mode, key, want string }{
+		{"ignore", "[at]", "rows: 1, tombstones: 0, dead letters: 4, of 5"},
+		{"upsert", "[at]", "rows: 1, tombstones: 0, dead letters: 4, of 5"}, // a tombstone has no at
+		{"upsert", "[device_id]", "rows: 2, tombstones: 1, dead letters: 2, of 5"},
+	} {
+		set := []string{"sink.sqlite.mode=" + tt.mode, "sink.sqlite.key=" + tt.key}
+		if tt.key == "[device_id]" {
+			set = append(set, "decode.json.columns.device_id={type: text, from: key}")
+		}
+		report, err := run(ctx, t, 10, brokers, db, set...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text bytes.Buffer
+		if err := report.Table(&text); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(text.String(), tt.want) || !strings.Contains(text.String(), "Not foreseen") {
+			t.Errorf("mode %s, key %s:\n%s", tt.mode, tt.key, text.String())
+		}
+	}
+
+	cfg, _ := build(t, brokers, db)
+	runUntil(ctx, t, cfg, 5)
+	none, err := run(ctx, t, 10, brokers, db)
 	if err != nil || len(none.Rows) != 0 || !none.FromCheckpoint {
 		t.Errorf("after the flow has read everything: %+v, %v", none, err)
 	}
 	produce(t, cl, `{"device_id":"d","seq":4}`)
-	next, err := Run(ctx, build(t, brokers, db), 10)
+	next, err := run(ctx, t, 10, brokers, db)
 	if err != nil || len(next.Rows) != 1 || next.Rows[0].Dead != nil {
 		t.Errorf("the next record: %+v, %v", next, err)
 	}

@@ -116,8 +116,11 @@ func (r *Report) Table(w io.Writer) error {
 	if r.FromCheckpoint {
 		from = "the flow's checkpoint"
 	}
-	if tombstones > 0 {
-		fmt.Fprintf(w, "\nA tombstone deletes the row of its key in mode upsert, and is a dead letter in the other modes.\n")
+	if tombstones > 0 && r.Mode == "upsert" {
+		fmt.Fprintf(w, "\nA tombstone deletes the row of its key.\n")
+	}
+	if r.Mode != "" && len(r.Rows) > 0 {
+		fmt.Fprintf(w, "\nNot foreseen: what only the table can refuse: NOT NULL and other constraints, types, lengths and ranges of its columns, triggers.\n")
 	}
 	_, err := fmt.Fprintf(w, "\nrows: %d, tombstones: %d, dead letters: %d, of %d records, read from %s. Nothing was written.\n",
 		len(r.Rows)-len(dead)-tombstones, tombstones, len(dead), len(r.Rows), from)
