@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -159,6 +160,41 @@ func Explain(r *connect.Registry, name string) (string, error) {
 		explain(&b, f.Name+"\n"+f.Doc, &connect.Type{Fields: []*connect.Field{f}})
 	}
 	return strings.TrimRight(b.String(), "\n"), nil
+}
+
+// Suggest says what may be meant by a name that Explain does not know: where
+// there is a field of that name, or which name is like it. It may be empty.
+func Suggest(r *connect.Registry, name string) (string, error) {
+	spec, err := Spec()
+	if err != nil {
+		return "", err
+	}
+	names := spec.FieldNames()
+	var owners []string
+	look := func(owner string, t *connect.Type) {
+		eachField(t, "", func(path string, _ *connect.Field) {
+			if path == name || strings.HasSuffix(path, "."+name) {
+				owners = append(owners, owner)
+			}
+		})
+	}
+	for _, role := range connect.Roles() {
+		for _, c := range r.Connectors(role) {
+			names = append(names, c.Name)
+			look(c.Name, c.Spec.Type)
+		}
+	}
+	for _, f := range spec.Fields {
+		look(f.Name, f.Type)
+	}
+	if len(owners) > 0 {
+		slices.Sort(owners)
+		return fmt.Sprintf("it is a field: see penstock explain %s", strings.Join(slices.Compact(owners), " ")), nil
+	}
+	if near := nearest(name, names); near != "" {
+		return fmt.Sprintf("did you mean %q?", near), nil
+	}
+	return "", nil
 }
 
 func explain(b *strings.Builder, title string, t *connect.Type) {

@@ -94,7 +94,14 @@ func newExplain() *cobra.Command {
 				case err != nil:
 					return failed(err)
 				case text == "":
-					return usage(fmt.Errorf("there is no connector and no section %q; penstock list names the connectors", name))
+					hint, err := config.Suggest(r, name)
+					if err != nil {
+						return failed(err)
+					}
+					if hint == "" {
+						hint = "penstock list names the connectors"
+					}
+					return usage(fmt.Errorf("there is no connector and no section %q; %s", name, hint))
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), text+"\n")
 			}
