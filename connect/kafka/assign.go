@@ -48,11 +48,27 @@ func (s *Source) onAssigned(ctx context.Context, in offsets) (offsets, error) {
 		s.fail(flow.Fatal(fmt.Errorf("kafka: %d positions for %d partitions", len(positions), len(infos))))
 		return offsets{}, nil
 	}
+	s.warnOfOthers(infos, positions)
 	lost, err := s.checkDiverged(ctx, positions)
 	if err != nil {
 		return nil, err
 	}
 	return s.accept(infos, positions, lost), nil
+}
+
+// warnOfOthers says so if the group is further than the flow. Its offsets are
+// committed after the flow's own positions, so somebody else has committed them, or the positions
+// were set back.
+func (s *Source) warnOfOthers(infos []flow.PartitionInfo, positions []flow.Position) {
+	for i, pos := range positions {
+		if pos.Offset >= 0 && infos[i].Committed > pos.Offset {
+			s.log.Warn("the group's committed offset is past the position of this flow: unless the position was set back, or the group is one that was "+
+				"used before, another process writes this group's records to another target, and each gets a part of them only",
+				slog.String("group", s.cfg.Group), slog.String("partition", pos.String()),
+				slog.Int64("committed", infos[i].Committed), slog.Int64("position", pos.Offset))
+			return
+		}
+	}
 }
 
 // assigned lists what kgo passes to AdjustFetchOffsetsFn.

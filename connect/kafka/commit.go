@@ -36,19 +36,23 @@ func (s *Source) Commit(ctx context.Context, positions []flow.Position) error {
 		return nil
 	}
 	var out error
-	ctx = kgo.PreCommitFnContext(ctx, withoutMetadata)
+	ctx = kgo.PreCommitFnContext(ctx, s.mark)
 	cl.CommitOffsetsSync(ctx, commits, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 		out = s.commitError(resp, err)
 	})
 	return out
 }
 
-// withoutMetadata takes out the member id that kgo commits as metadata.
-func withoutMetadata(req *kmsg.OffsetCommitRequest) error {
-	empty := ""
+// mark puts the flow's name in place of the member id that kgo commits as
+// metadata.
+func (s *Source) mark(req *kmsg.OffsetCommitRequest) error {
+	metadata := ""
+	if s.cfg.Flow != "" {
+		metadata = markPrefix + s.cfg.Flow
+	}
 	for i := range req.Topics {
 		for j := range req.Topics[i].Partitions {
-			req.Topics[i].Partitions[j].Metadata = &empty
+			req.Topics[i].Partitions[j].Metadata = &metadata
 		}
 	}
 	return nil

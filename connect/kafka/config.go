@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"regexp"
@@ -20,7 +21,7 @@ type SourceConfig struct {
 	Topics  []string `yaml:"topics" doc:"Topics to read. Either this or pattern."`
 	Pattern string   `yaml:"pattern" doc:"Regular expression (RE2): every topic whose name it matches is read, those that appear later too. Internal topics never. Either this or topics."`
 
-	Group      string `yaml:"group" doc:"Consumer group. Default: the flow's name."`
+	Group      string `yaml:"group" doc:"Consumer group. Default: the flow's name. A group belongs to one flow and one target: members of one group share the partitions, so a second flow, or the same flow into another database, needs a group of its own."`
 	InstanceID string `yaml:"instance_id" doc:"Static membership: a name that this process alone has in the group. After a restart within session_timeout it gets its partitions back without a rebalance; in return it does not leave the group when it stops."`
 
 	Start     string `yaml:"start" default:"earliest" doc:"Where a flow without a checkpoint starts: earliest, latest, group (the group's committed offsets, earliest where there is none), or an RFC 3339 time (the first record of that time or later)."`
@@ -34,6 +35,10 @@ type SourceConfig struct {
 
 	Fetch FetchConfig `yaml:"fetch" doc:"How much to ask the brokers for at a time. Bounds the memory outside the flow's buffer."`
 
+	// Flow is the flow's name, which is left with the group's offsets, so that
+	// another flow is refused in the same group; empty: nothing is left, nobody
+	// is refused. Complete sets it.
+	Flow string `yaml:"-"`
 	// Logger receives what is retried inside; nil: slog.Default().
 	Logger *slog.Logger `yaml:"-"`
 }
@@ -60,24 +65,21 @@ const readCommitted = "read_committed"
 
 var topicName = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
 
-// Validate refuses impossible combinations with a *connect.FieldError.
+// Validate refuses impossible combinations with a *connect.FieldError for each
+// of them.
 func (c *SourceConfig) Validate() error {
+	var errs []error
 	if len(c.Brokers) == 0 {
-		return connect.Errorf("brokers", "name at least one broker, as host:port")
+		errs = append(errs, connect.Errorf("brokers", "name at least one broker, as host:port"))
 	}
-	if err := c.Connection.Validate(); err != nil {
-		return err
-	}
-	if err := c.validateTopics(); err != nil {
-		return err
-	}
+	errs = append(errs, c.Connection.Validate(), c.validateTopics())
 	if c.Group == "" {
-		return connect.Errorf("group", "name the consumer group")
+		errs = append(errs, connect.Errorf("group", "name the consumer group"))
 	}
 	if _, err := c.startTime(); err != nil {
-		return connect.Errorf("start", "%w", err)
+		errs = append(errs, connect.Errorf("start", "%w", err))
 	}
-	return errors.Join(c.validateTimes(), c.Fetch.validate())
+	return errors.Join(append(errs, c.validateTimes(), c.Fetch.validate())...)
 }
 
 func (c *SourceConfig) validateTopics() error {
@@ -87,25 +89,38 @@ func (c *SourceConfig) validateTopics() error {
 	case len(c.Topics) == 0 && c.Pattern == "":
 		return connect.Errorf("topics", "name at least one topic, or set pattern")
 	}
-	seen := map[string]bool{}
-	for _, t := range c.Topics {
+	var errs []error
+	for i, t := range c.Topics {
+		path := fmt.Sprintf("topics[%d]", i)
 		switch {
-		case !topicName.MatchString(t) && strings.ContainsAny(t, `*^$+?()[]|\`):
-			return connect.Errorf("topics", "%q is not a topic's name; for a regular expression use pattern", t)
-		case !topicName.MatchString(t):
-			return connect.Errorf("topics", "%q is not a topic's name: want 1 to 249 letters, digits, dots, dashes or underscores", t)
-		case seen[t]:
-			return connect.Errorf("topics", "%s is named twice", t)
+		case !isTopicName(t) && strings.ContainsAny(t, `*^$+?()[]|\`):
+			errs = append(errs, connect.Errorf(path, "%q is not a topic's name; for a regular expression use pattern", t))
+		case !isTopicName(t):
+			errs = append(errs, connect.Errorf(path, "%q is not a topic's name: want 1 to 249 letters, digits, dots, dashes or underscores", t))
+		case slices.Contains(c.Topics[:i], t):
+			errs = append(errs, connect.Errorf(path, "%s is named twice", t))
 		}
-		seen[t] = true
 	}
 	if _, err := regexp.Compile(c.Pattern); err != nil {
-		return connect.Errorf("pattern", "%w", err)
+		errs = append(errs, connect.Errorf("pattern", "%w", err))
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// isTopicName says whether Kafka takes the name.
+func isTopicName(t string) bool { return topicName.MatchString(t) && t != "." && t != ".." }
+
+// reads says whether the topic is, or would be, one that the source reads.
+func (c *SourceConfig) reads(topic string) bool {
+	if c.Pattern == "" {
+		return slices.Contains(c.Topics, topic)
+	}
+	pattern, err := regexp.Compile(c.Pattern)
+	return err == nil && pattern.MatchString(topic)
 }
 
 func (c *SourceConfig) validateTimes() error {
+	var errs []error
 	for _, d := range []struct {
 		name string
 		v    time.Duration
@@ -117,17 +132,18 @@ func (c *SourceConfig) validateTimes() error {
 		{"fetch.wait", c.Fetch.Wait},
 	} {
 		if d.v < 10*time.Millisecond || d.v > math.MaxInt32*time.Millisecond {
-			return connect.Errorf(d.name, "%s is out of range; want 10ms to 596h", d.v)
+			errs = append(errs, connect.Errorf(d.name, "%s is out of range; want 10ms to 596h", d.v))
 		}
 	}
-	if 3*c.HeartbeatInterval > c.SessionTimeout {
-		return connect.Errorf("heartbeat_interval", "%s is more than a third of session_timeout (%s): one lost heartbeat would take the partitions away; "+
-			"set at most %s", c.HeartbeatInterval, c.SessionTimeout, c.SessionTimeout/3)
+	if len(errs) == 0 && 3*c.HeartbeatInterval > c.SessionTimeout {
+		errs = append(errs, connect.Errorf("heartbeat_interval", "%s is more than a third of session_timeout (%s): one lost heartbeat would take the partitions away; "+
+			"set at most %s", c.HeartbeatInterval, c.SessionTimeout, c.SessionTimeout/3))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (f *FetchConfig) validate() error {
+	var errs []error
 	for _, b := range []struct {
 		name string
 		v    connect.Bytes
@@ -139,10 +155,12 @@ func (f *FetchConfig) validate() error {
 		{"fetch.batch_limit", f.BatchLimit},
 	} {
 		if b.v < 1 || b.v > math.MaxInt32 {
-			return connect.Errorf(b.name, "%s is out of range; want 1B to 2147483647B", b.v)
+			errs = append(errs, connect.Errorf(b.name, "%s is out of range; want 1B to 2147483647B", b.v))
 		}
 	}
 	switch {
+	case len(errs) > 0:
+		return errors.Join(errs...)
 	case f.PartitionBytes > f.MaxBytes:
 		return connect.Errorf("fetch.partition_bytes", "%s is more than fetch.max_bytes (%s)", f.PartitionBytes, f.MaxBytes)
 	case f.MinBytes > f.MaxBytes:
@@ -193,6 +211,7 @@ func (c *SourceConfig) what() string {
 
 // Complete takes the group's name from the flow. For the registry.
 func (c *SourceConfig) Complete(with connect.Context) error {
+	c.Flow = with.Flow
 	if c.Group == "" {
 		c.Group = with.Flow
 	}

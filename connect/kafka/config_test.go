@@ -30,11 +30,18 @@ func TestValidateSource(t *testing.T) {
 	}
 	for path, change := range map[string]func(*SourceConfig){
 		"brokers":               func(c *SourceConfig) { c.Brokers = nil },
-		"brokers ":              func(c *SourceConfig) { c.Brokers = []string{"kafka://h:1"} },
+		"brokers[0]":            func(c *SourceConfig) { c.Brokers = []string{"kafka://h:1"} },
+		"brokers[1]":            func(c *SourceConfig) { c.Brokers = []string{"h:1", "h:99999"} },
+		"brokers[0] ":           func(c *SourceConfig) { c.Brokers = []string{":1"} },
+		"brokers[0]  ":          func(c *SourceConfig) { c.Brokers = []string{"h:"} },
+		"brokers[0]   ":         func(c *SourceConfig) { c.Brokers = []string{"a b:1"} },
+		"brokers[0]    ":        func(c *SourceConfig) { c.Brokers = []string{"h:0"} },
+		"brokers[0]     ":       func(c *SourceConfig) { c.Brokers = []string{""} },
 		"topics":                func(c *SourceConfig) { c.Topics = nil },
-		"topics ":               func(c *SourceConfig) { c.Topics = []string{"a.*"} },
-		"topics  ":              func(c *SourceConfig) { c.Topics = []string{"a", "a"} },
-		"topics   ":             func(c *SourceConfig) { c.Topics = []string{"a b"} },
+		"topics[0]":             func(c *SourceConfig) { c.Topics = []string{"a.*"} },
+		"topics[1]":             func(c *SourceConfig) { c.Topics = []string{"a", "a"} },
+		"topics[0] ":            func(c *SourceConfig) { c.Topics = []string{"a b"} },
+		"topics[0]  ":           func(c *SourceConfig) { c.Topics = []string{".."} },
 		"pattern":               func(c *SourceConfig) { c.Pattern = "a" },
 		"pattern ":              func(c *SourceConfig) { c.Topics, c.Pattern = nil, "a(" },
 		"group":                 func(c *SourceConfig) { c.Group = "" },
@@ -60,6 +67,58 @@ func TestValidateSource(t *testing.T) {
 		c := valid()
 		change(&c)
 		wantField(t, path, c.Validate())
+	}
+}
+
+func TestValidateNamesAllFaults(t *testing.T) {
+	c := SourceConfig{Connection: Connection{Brokers: []string{":1", "h:1", "h:x"}, SASL: &SASL{Mechanism: "NTLM"}}, Topics: []string{"a b", "b", "c!"}, Start: "now"}
+	connect.Defaults(&c)
+	c.SessionTimeout, c.Fetch.MaxBytes = -1, 0
+	err := c.Validate()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, path := range []string{
+		"brokers[0]", "brokers[2]", "sasl.username", "sasl.password", "sasl.mechanism", "topics[0]", "topics[2]", "group", "start", "session_timeout", "fetch.max_bytes",
+	} {
+		if !strings.Contains("\n"+err.Error(), "\n"+path+": ") {
+			t.Errorf("nothing about %s in:\n%v", path, err)
+		}
+	}
+	for _, b := range []string{"h", "h:1", "127.0.0.1:65535", "[::1]:9092", "::1", "kafka-0.kafka_x.svc.cluster.local:9092"} {
+		if !isAddress(b) {
+			t.Errorf("%s was refused", b)
+		}
+	}
+}
+
+func TestDeadLettersOfTheSourcesOwnTopic(t *testing.T) {
+	source := &SourceConfig{Connection: Connection{Brokers: []string{"a:1", "b:1"}}, Topics: []string{"x"}}
+	for _, c := range []struct {
+		brokers       []string
+		topic, match  string
+		wantsRefusing bool
+	}{
+		{nil, "x", "", true},
+		{nil, "y", "", false},
+		{[]string{"b:1"}, "x", "", true},
+		{[]string{"other:1"}, "x", "", false}, // compared when both are open
+		{nil, "x.dead", `^x`, true},
+		{nil, "dead.x", `^x`, false},
+	} {
+		cfg := DeadLetterConfig{Connection: Connection{Brokers: c.brokers}, Topic: c.topic}
+		src := *source
+		if c.match != "" {
+			src.Topics, src.Pattern = nil, c.match
+		}
+		if err := cfg.Complete(connect.Context{Source: &src}); err != nil {
+			t.Fatal(err)
+		}
+		if err := cfg.Validate(); c.wantsRefusing {
+			wantField(t, "topic", err)
+		} else if err != nil {
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 }
 

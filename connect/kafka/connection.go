@@ -4,12 +4,15 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
@@ -51,44 +54,68 @@ const (
 	answerTimeout = 15 * time.Second
 )
 
-// Validate refuses impossible combinations with a *connect.FieldError.
+// Validate refuses impossible combinations with a *connect.FieldError for each
+// of them.
 func (c *Connection) Validate() error {
-	for _, b := range c.Brokers {
-		if b == "" || strings.Contains(b, "/") {
-			return connect.Errorf("brokers", "%q is not a broker's address; write host:port", b)
-		}
-		if _, _, err := net.SplitHostPort(b); err != nil && strings.Count(b, ":") == 1 {
-			return connect.Errorf("brokers", "%q is not a broker's address; write host:port", b)
+	var errs []error
+	for i, b := range c.Brokers {
+		if !isAddress(b) {
+			errs = append(errs, connect.Errorf(fmt.Sprintf("brokers[%d]", i), "%q is not a broker's address; write host:port, with a port from 1 to 65535", b))
 		}
 	}
-	if t := c.TLS; t != nil {
-		switch {
-		case t.CertFile != "" && t.KeyFile == "":
-			return connect.Errorf("tls.cert_file", "a client certificate needs its private key; set key_file as well")
-		case t.KeyFile != "" && t.CertFile == "":
-			return connect.Errorf("tls.key_file", "a private key needs its certificate; set cert_file as well")
-		case t.InsecureSkipVerify && t.CAFile != "":
-			return connect.Errorf("tls.insecure_skip_verify", "no certificate is checked, so ca_file has no use; remove one of the two")
-		case t.InsecureSkipVerify && t.ServerName != "":
-			return connect.Errorf("tls.insecure_skip_verify", "no certificate is checked, so server_name has no use; remove one of the two")
+	return errors.Join(append(errs, c.TLS.check(), c.SASL.check())...)
+}
+
+// isAddress says whether b is a host, or host:port.
+func isAddress(b string) bool {
+	host, port, err := net.SplitHostPort(b)
+	if err != nil { // without a port kgo takes 9092; an IPv6 address may stand alone
+		host, port = b, "9092"
+		if strings.Contains(b, ":") && net.ParseIP(b) == nil {
+			return false
 		}
 	}
-	if s := c.SASL; s != nil {
-		switch {
-		case s.Username == "":
-			return connect.Errorf("sasl.username", "a login needs a user name")
-		case s.Password == "" && s.PasswordFile == "":
-			return connect.Errorf("sasl.password", "a login needs a password; set password or password_file")
-		case s.Password != "" && s.PasswordFile != "":
-			return connect.Errorf("sasl.password_file", "password is set as well; remove one of the two")
-		}
-		switch s.Mechanism {
-		case "", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512":
-		default:
-			return connect.Errorf("sasl.mechanism", "%q is not supported; use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", s.Mechanism)
-		}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0 && host != "" && !strings.ContainsFunc(host, func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("/,;@?#", r)
+	})
+}
+
+func (t *TLS) check() error {
+	switch {
+	case t == nil:
+	case t.CertFile != "" && t.KeyFile == "":
+		return connect.Errorf("tls.cert_file", "a client certificate needs its private key; set key_file as well")
+	case t.KeyFile != "" && t.CertFile == "":
+		return connect.Errorf("tls.key_file", "a private key needs its certificate; set cert_file as well")
+	case t.InsecureSkipVerify && t.CAFile != "":
+		return connect.Errorf("tls.insecure_skip_verify", "no certificate is checked, so ca_file has no use; remove one of the two")
+	case t.InsecureSkipVerify && t.ServerName != "":
+		return connect.Errorf("tls.insecure_skip_verify", "no certificate is checked, so server_name has no use; remove one of the two")
 	}
 	return nil
+}
+
+func (s *SASL) check() error {
+	if s == nil {
+		return nil
+	}
+	var errs []error
+	if s.Username == "" {
+		errs = append(errs, connect.Errorf("sasl.username", "a login needs a user name"))
+	}
+	switch {
+	case s.Password == "" && s.PasswordFile == "":
+		errs = append(errs, connect.Errorf("sasl.password", "a login needs a password; set password or password_file"))
+	case s.Password != "" && s.PasswordFile != "":
+		errs = append(errs, connect.Errorf("sasl.password_file", "password is set as well; remove one of the two"))
+	}
+	switch s.Mechanism {
+	case "", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512":
+	default:
+		errs = append(errs, connect.Errorf("sasl.mechanism", "%q is not supported; use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", s.Mechanism))
+	}
+	return errors.Join(errs...)
 }
 
 // unset reports whether nothing says where to connect.

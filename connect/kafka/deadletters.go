@@ -53,25 +53,36 @@ func (c *DeadLetterConfig) Complete(with connect.Context) error {
 	return nil
 }
 
-// Validate refuses impossible combinations with a *connect.FieldError.
+// Validate refuses impossible combinations with a *connect.FieldError for each
+// of them.
 func (c *DeadLetterConfig) Validate() error {
+	var errs []error
 	if len(c.Brokers) == 0 {
-		return connect.Errorf("brokers", "name at least one broker, as host:port: the source gives none")
+		errs = append(errs, connect.Errorf("brokers", "name at least one broker, as host:port: the source gives none"))
 	}
-	if err := c.Connection.Validate(); err != nil {
-		return err
+	errs = append(errs, c.Connection.Validate())
+	switch {
+	case !isTopicName(c.Topic):
+		errs = append(errs, connect.Errorf("topic", "%q is not a topic's name: want 1 to 249 letters, digits, dots, dashes or underscores", c.Topic))
+	case c.Source != nil && c.Source.reads(c.Topic) && slices.ContainsFunc(c.Brokers, func(b string) bool { return slices.Contains(c.Source.Brokers, b) }):
+		// Clusters that have no address in common are compared when they are open.
+		errs = append(errs, connect.Errorf("topic", "%w", c.loop()))
 	}
 	switch {
-	case !topicName.MatchString(c.Topic):
-		return connect.Errorf("topic", "%q is not a topic's name: want 1 to 249 letters, digits, dots, dashes or underscores", c.Topic)
 	case !c.Create && (c.Partitions != 0 || c.Replication != 0):
-		return connect.Errorf("create", "partitions and replication are those of a topic that is created; set create: true, or remove them")
+		errs = append(errs, connect.Errorf("create", "partitions and replication are those of a topic that is created; set create: true, or remove them"))
 	case c.Partitions < 0:
-		return connect.Errorf("partitions", "%d is not a number of partitions", c.Partitions)
+		errs = append(errs, connect.Errorf("partitions", "%d is not a number of partitions", c.Partitions))
 	case c.Replication < 0 || c.Replication > 1<<15-1:
-		return connect.Errorf("replication", "%d is not a number of replicas", c.Replication)
+		errs = append(errs, connect.Errorf("replication", "%d is not a number of replicas", c.Replication))
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// loop is the error of a topic that the flow itself reads.
+func (c *DeadLetterConfig) loop() error {
+	return fmt.Errorf("%s is the dead-letter topic and one of the %s that the flow reads: a dead letter would come back as a record; "+
+		"use another topic, or a pattern that does not match it", c.Topic, c.Source.what())
 }
 
 // DeadLetters writes dead letters to a topic: at least once, durable on all
@@ -123,13 +134,8 @@ func (d *DeadLetters) Open(ctx context.Context, setup flow.Setup) error {
 	if err != nil {
 		return err
 	}
-	id, err := d.lookAtTopic(ctx, source)
-	if err != nil {
+	if err := d.lookAtTopic(ctx, source); err != nil {
 		return err
-	}
-	if source != nil && source.clusterID == id && slices.Contains(source.topics, d.cfg.Topic) {
-		return flow.Fatal(fmt.Errorf("kafka: %s is the dead-letter topic and one of the %s that the flow reads: a dead letter would come back as a record; "+
-			"use another topic, or a pattern that does not match it", d.cfg.Topic, d.cfg.Source.what()))
 	}
 	if source != nil && d.limit > 0 && d.limit < source.limit {
 		return flow.Fatal(fmt.Errorf("kafka: dead-letter topic %s takes messages up to %d bytes (max.message.bytes), but source topic %s has up to %d: "+
@@ -156,7 +162,6 @@ func (d *DeadLetters) Open(ctx context.Context, setup flow.Setup) error {
 // sourceTopics is what the checks need to know of the flow's source.
 type sourceTopics struct {
 	clusterID  string
-	topics     []string
 	partitions int32  // of the largest
 	limit      int    // largest max.message.bytes; 0 if not known
 	largest    string // the topic that has it
@@ -186,10 +191,7 @@ func (d *DeadLetters) lookAtSource(ctx context.Context) (*sourceTopics, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &sourceTopics{clusterID: id, topics: details.Names()}
-	if pattern != nil && pattern.MatchString(d.cfg.Topic) {
-		out.topics = append(out.topics, d.cfg.Topic) // even if it is yet to be created
-	}
+	out := &sourceTopics{clusterID: id}
 	for _, t := range details {
 		out.partitions = max(out.partitions, int32(len(t.Partitions))) //nolint:gosec // a number of partitions
 	}
@@ -202,8 +204,8 @@ func (d *DeadLetters) lookAtSource(ctx context.Context) (*sourceTopics, error) {
 	return out, err
 }
 
-// lookAtTopic finds, or creates, the topic and returns its cluster's id.
-func (d *DeadLetters) lookAtTopic(ctx context.Context, source *sourceTopics) (string, error) {
+// lookAtTopic finds, or creates, the topic.
+func (d *DeadLetters) lookAtTopic(ctx context.Context, source *sourceTopics) error {
 	topic := d.cfg.Topic
 	look := d.admin.metadata
 	if d.cfg.Create {
@@ -211,28 +213,31 @@ func (d *DeadLetters) lookAtTopic(ctx context.Context, source *sourceTopics) (st
 	}
 	md, err := look(kadm.WithAuthorizedOps(ctx), topic)
 	if errors.Is(err, kerr.TopicAuthorizationFailed) {
-		return "", flow.Fatal(fmt.Errorf("kafka: looking for dead-letter topic %s (brokers %s): %w; %s may not see it: grant it Describe and Write on the topic%s",
+		return flow.Fatal(fmt.Errorf("kafka: looking for dead-letter topic %s (brokers %s): %w; %s may not see it: grant it Describe and Write on the topic%s",
 			topic, d.cfg.addresses(), err, d.cfg.principal(), map[bool]string{true: ", and Create"}[d.cfg.Create]))
 	}
 	if err != nil {
-		return "", d.cfg.explain("looking for dead-letter topic "+topic, err)
+		return d.cfg.explain("looking for dead-letter topic "+topic, err)
+	}
+	if source != nil && source.clusterID == md.Cluster && d.cfg.Source.reads(topic) {
+		return flow.Fatal(fmt.Errorf("kafka: %w", d.cfg.loop()))
 	}
 	t := md.Topics[topic]
 	switch {
 	case errors.Is(t.Err, kerr.UnknownTopicOrPartition) && d.cfg.Create:
-		return md.Cluster, d.create(ctx, source)
+		return d.create(ctx, source)
 	case errors.Is(t.Err, kerr.UnknownTopicOrPartition):
-		return "", flow.Fatal(fmt.Errorf("kafka: dead-letter topic %s does not exist (brokers %s), or %s may not see it; create it, or set create: true",
+		return flow.Fatal(fmt.Errorf("kafka: dead-letter topic %s does not exist (brokers %s), or %s may not see it; create it, or set create: true",
 			topic, d.cfg.addresses(), d.cfg.principal()))
 	case t.Err != nil:
-		return "", d.cfg.explain("looking for dead-letter topic "+topic, t.Err)
+		return d.cfg.explain("looking for dead-letter topic "+topic, t.Err)
 	case len(t.AuthorizedOperations) > 0 && !slices.Contains(t.AuthorizedOperations, kadm.OpWrite):
-		return "", flow.Fatal(d.mayNotWrite(kerr.TopicAuthorizationFailed))
+		return flow.Fatal(d.mayNotWrite(kerr.TopicAuthorizationFailed))
 	}
 	d.partitions = int32(len(t.Partitions)) //nolint:gosec // a number of partitions
 	limits, err := d.limits(ctx, d.admin, []string{topic})
 	d.limit = limits[topic]
-	return md.Cluster, err
+	return err
 }
 
 func (d *DeadLetters) create(ctx context.Context, source *sourceTopics) error {

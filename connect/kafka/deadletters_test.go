@@ -164,11 +164,15 @@ func TestDeadLetterTopicIsChecked(t *testing.T) {
 		dead+".no does not exist", b.addr, "create: true")
 	wantError(t, "too small", openLetters(t, DeadLetterConfig{Connection: conn, Topic: dead, Source: &src}), flow.ClassFatal,
 		dead, "1000000", big, "3000000")
-	wantError(t, "loop", openLetters(t, DeadLetterConfig{Connection: conn, Topic: big, Source: &src}), flow.ClassFatal, big, "come back")
+	alias := Connection{Brokers: []string{strings.Replace(b.addr, "127.0.0.1", "localhost", 1)}} // Validate does not know that it is the same cluster
+	wantError(t, "loop", openLetters(t, DeadLetterConfig{Connection: alias, Topic: big, Source: &src}), flow.ClassFatal, big, "come back")
 	pattern := src
 	pattern.Topics, pattern.Pattern = nil, "^"+big
-	wantError(t, "loop by pattern", openLetters(t, DeadLetterConfig{Connection: conn, Topic: big + ".dead", Create: true, Source: &pattern}),
+	wantError(t, "loop by pattern", openLetters(t, DeadLetterConfig{Connection: alias, Topic: big + ".dead", Create: true, Source: &pattern}),
 		flow.ClassFatal, big+".dead", "come back")
+	if md, err := b.adm.Metadata(t.Context(), big+".dead"); err != nil || md.Topics.Has(big+".dead") {
+		t.Errorf("the topic of the loop was created: %v", err)
+	}
 
 	made := dead + ".made"
 	t.Cleanup(func() { _, _ = b.adm.DeleteTopic(context.Background(), made) })

@@ -24,6 +24,9 @@ func (c *Connection) explain(doing string, err error) error {
 		return err
 	}
 	hint, class := c.diagnose(err)
+	if hint == notKafka {
+		err = errNotKafka
+	}
 	out := fmt.Errorf("kafka: %s (brokers %s): %w", doing, c.addresses(), err)
 	if hint != "" {
 		out = fmt.Errorf("kafka: %s (brokers %s): %w; %s", doing, c.addresses(), err, hint)
@@ -37,6 +40,11 @@ func (c *Connection) explain(doing string, err error) error {
 	}
 	return out
 }
+
+// What takes the place of kgo's words about the size of an answer.
+var errNotKafka = errors.New("what answers there is not a Kafka broker")
+
+const notKafka = "check the host and the port in brokers; if the listener wants TLS, set tls"
 
 func (c *Connection) diagnose(err error) (hint string, class flow.Class) {
 	if hint, ok := c.diagnoseTLS(err); ok {
@@ -54,6 +62,8 @@ func (c *Connection) diagnose(err error) (hint string, class flow.Class) {
 	switch {
 	case errors.As(err, &field), errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
 		return "", flow.ClassFatal
+	case strings.Contains(err.Error(), "invalid large response size"): // kgo's words
+		return notKafka, flow.ClassFatal
 	case errors.As(err, &eof):
 		// Also what a broker looks like that is being stopped: retried a few times.
 		return "a broker that speaks another protocol on this port does that: check tls and sasl against the listener", flow.ClassUnknown

@@ -1,8 +1,12 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -262,4 +266,100 @@ func TestGroupErrors(t *testing.T) {
 	r = run(t, slow, newIntake(t))
 	eventually(t, "an error", func() bool { return r.fatal() != nil })
 	wantError(t, "session timeout", r.fatal(), flow.ClassFatal, slow.Group, "session_timeout of 24h")
+}
+
+func TestGroupBelongsToOneFlow(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	cfg := b.config(b.topic(1))
+	cfg.Flow = "first"
+	b.fill(cfg.Topics[0], 1, 0, 5)
+	src, _ := open(t, cfg)
+	in := newIntake(t)
+	r := read(t, src, in)
+	eventually(t, "the records", func() bool { return in.count() == 5 })
+	p0 := flow.Partition{Topic: cfg.Topics[0], ID: 0}
+	if err := src.Commit(t.Context(), []flow.Position{{Partition: p0, Offset: 5, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	closeSource(t, src)
+
+	for name, wants := range map[string]bool{"first": false, "": false, "second": true} {
+		other := cfg
+		other.Flow = name
+		s, err := NewSource(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.Open(t.Context())
+		closeSource(t, s)
+		if wants {
+			wantError(t, "another flow", err, flow.ClassFatal, "belongs to flow first", "flow "+name, cfg.Group)
+		} else if err != nil {
+			t.Errorf("flow %q: %v", name, err)
+		}
+	}
+
+	// The same flow, but its positions are elsewhere, and behind.
+	var log lockedBuffer
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	behind := newIntake(t)
+	behind.start = func(context.Context, flow.PartitionInfo) int64 { return 2 }
+	run(t, cfg, behind)
+	eventually(t, "the records from 2 on", func() bool { return behind.count() == 3 })
+	if !strings.Contains(log.String(), "past the position of this flow") {
+		t.Errorf("no warning:\n%s", log.String())
+	}
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func TestNotKafka(t *testing.T) {
+	t.Parallel()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { // what PostgreSQL says to Kafka's first request
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("E\x00\x00\x00\x90SFATAL\x00"))
+			_, _ = io.Copy(io.Discard, c)
+			_ = c.Close()
+		}
+	}()
+	src, err := NewSource(SourceConfig{Connection: Connection{Brokers: []string{l.Addr().String()}}, Topics: []string{"a"}, Group: "g"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = src.Open(t.Context())
+	wantError(t, "PostgreSQL", err, flow.ClassFatal, "is not a Kafka broker", "set tls", l.Addr().String())
+	if strings.Contains(err.Error(), "BrokerMaxReadBytes") {
+		t.Errorf("kgo's words: %v", err)
+	}
+	closeSource(t, src)
+	_ = l.Close()
+	<-done
 }

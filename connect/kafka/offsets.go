@@ -149,8 +149,14 @@ func (c *cluster) listOffsets(ctx context.Context, parts []flow.Partition, isola
 	return out, nil
 }
 
-// groupOffsets are the offsets that the group has committed.
-func (c *cluster) groupOffsets(ctx context.Context, group string) (map[flow.Partition]committed, error) {
+// markPrefix begins what a flow leaves as metadata of the offsets that it
+// commits; its name follows.
+const markPrefix = "penstock:"
+
+// groupOffsets are the offsets that the group has committed. Those of another
+// flow than the one named are a fatal error: the flows would share the
+// partitions, and each would miss what the other reads.
+func (c *cluster) groupOffsets(ctx context.Context, group, flowName string) (map[flow.Partition]committed, error) {
 	doing := "asking for the offsets of group " + group
 	resp, err := c.adm.FetchOffsets(ctx, group)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
@@ -161,6 +167,11 @@ func (c *cluster) groupOffsets(ctx context.Context, group string) (map[flow.Part
 		for p, o := range ps {
 			if o.Err != nil {
 				return nil, c.conn.explain(fmt.Sprintf("%s for %s[%d]", doing, t, p), o.Err)
+			}
+			if other, ok := strings.CutPrefix(o.Metadata, markPrefix); ok && flowName != "" && other != flowName {
+				return nil, flow.Fatal(fmt.Errorf("kafka: group %s belongs to flow %s (it has committed offsets of %s[%d]), and this is flow %s: in one group "+
+					"each would get a part of the partitions only; give this flow a group of its own, or, if flow %s is gone for good, delete the group's offsets "+
+					"(kafka-consumer-groups.sh --delete --group %s)", group, other, t, p, flowName, other, group))
 			}
 			if o.At >= 0 {
 				out[flow.Partition{Topic: t, ID: p}] = committed{o.At, o.LeaderEpoch}

@@ -90,7 +90,7 @@ func (s *Source) Open(ctx context.Context) (*flow.Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	group, err := c.groupOffsets(ctx, s.cfg.Group)
+	group, err := c.groupOffsets(ctx, s.cfg.Group, s.cfg.Flow)
 	if err != nil {
 		return nil, err
 	}
