@@ -146,6 +146,12 @@ func testRegistry(tb testing.TB) *connect.Registry {
 		connect.DeadLetters[lettersConfig]{
 			Name: "log", Doc: "A topic.",
 			New: func(lettersConfig) (flow.DeadLetterQueue, error) { return struct{ flow.DeadLetterQueue }{}, nil },
+			Complete: func(c *lettersConfig, with connect.Context) error {
+				if src, ok := with.Source.(*logConfig); ok && slices.Contains(src.Topics, c.Topic) {
+					return connect.Errorf("topic", "%s is a topic of the source", c.Topic)
+				}
+				return nil
+			},
 		},
 	)
 	if err != nil {

@@ -21,7 +21,8 @@
 // keyed says that the slice of structs is written as a YAML mapping, in order,
 // whose keys become the named field; short says that a scalar in place of the
 // mapping below a key sets that field alone (device_id: text). secret:"true"
-// marks a string that may hold a secret in part (a URL).
+// marks a string that may hold a secret in part (a URL). required:"brokers" on an
+// embedded struct makes that field of it required here.
 //
 // Field types: string, bool (false is the default), int, int32, int64, float64,
 // time.Duration, Bytes, Secret, slices and string-keyed maps of these, structs

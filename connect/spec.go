@@ -170,8 +170,16 @@ func (t *Type) addFields(of reflect.Type, index []int, outer []reflect.Type) err
 		case tag == "-", !sf.IsExported() && !sf.Anonymous:
 			continue
 		case sf.Anonymous && tag == "" && sf.Type.Kind() == reflect.Struct:
+			from := len(t.Fields)
 			if err := t.addFields(sf.Type, idx, outer); err != nil {
 				return err
+			}
+			if name := sf.Tag.Get("required"); name != "" {
+				i := slices.IndexFunc(t.Fields[from:], func(f *Field) bool { return f.Name == name && f.Default == "" })
+				if i < 0 {
+					return fmt.Errorf("required: %s has no field %q without a default", sf.Name, name)
+				}
+				t.Fields[from+i].Required = true
 			}
 			continue
 		case tag == "":

@@ -65,6 +65,31 @@ func TestSpecReadsTheTags(t *testing.T) {
 	}
 }
 
+func TestEmbeddedFieldIsRequiredWhereTheTagSaysSo(t *testing.T) {
+	type Shared struct {
+		Brokers []string `yaml:"brokers" doc:"Brokers."`
+	}
+	type source struct {
+		Shared `required:"brokers"`
+	}
+	type other struct{ Shared }
+	for want, of := range map[bool]func() (*Spec, error){true: SpecOf[source], false: SpecOf[other]} {
+		spec, err := of()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := spec.Field("brokers"); f.Required != want {
+			t.Errorf("required %t, want %t", f.Required, want)
+		}
+	}
+	type wrong struct {
+		Shared `required:"broker"`
+	}
+	if _, err := SpecOf[wrong](); err == nil || !strings.Contains(err.Error(), `no field "broker"`) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestDefaultsFillZeroFields(t *testing.T) {
 	cfg := example{Start: "latest", TLS: &tlsConfig{}, Columns: []column{{Name: "a"}}}
 	Defaults(&cfg)
