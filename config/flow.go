@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -86,21 +87,20 @@ const (
 
 // Validate refuses numbers that cannot be.
 func (f *Flow) Validate() error {
-	switch {
-	case !validName(f.Name):
-		return connect.Errorf("flow", "%q cannot be the name of a flow; want 1 to 100 letters, digits, dots, dashes or underscores", f.Name)
-	case f.Lanes < 0 || f.Lanes > maxLanes:
-		return connect.Errorf("lanes", "%d is not a number of lanes; want 1 to %d", f.Lanes, maxLanes)
-	case f.Buffer < minBuffer:
-		return connect.Errorf("buffer", "%s is too small; want at least %s", f.Buffer, minBuffer)
-	case f.Batch.Records < 0:
-		return connect.Errorf("batch.records", "%d is not a number of records", f.Batch.Records)
-	case f.Retry.UnknownAttempts < 0:
-		return connect.Errorf("retry.unknown_attempts", "%d is not a number of attempts", f.Retry.UnknownAttempts)
-	case int64(f.Batch.Bytes) > int64(f.Buffer):
-		return connect.Errorf("batch.bytes", "a batch of %s does not fit in a buffer of %s; make buffer larger or batch.bytes smaller", f.Batch.Bytes, f.Buffer)
+	var errs []error
+	refuse := func(wrong bool, path, format string, args ...any) {
+		if wrong {
+			errs = append(errs, connect.Errorf(path, format, args...))
+		}
 	}
-	return nil
+	refuse(!validName(f.Name), "flow", "%q cannot be the name of a flow; want 1 to 100 letters, digits, dots, dashes or underscores", f.Name)
+	refuse(f.Lanes < 0 || f.Lanes > maxLanes, "lanes", "%d is not a number of lanes; want 1 to %d", f.Lanes, maxLanes)
+	refuse(f.Batch.Records < 0, "batch.records", "%d is not a number of records", f.Batch.Records)
+	refuse(f.Retry.UnknownAttempts < 0, "retry.unknown_attempts", "%d is not a number of attempts", f.Retry.UnknownAttempts)
+	refuse(f.Buffer < minBuffer, "buffer", "%s is too small; want at least %s", f.Buffer, minBuffer)
+	refuse(f.Buffer >= minBuffer && f.Batch.Bytes > f.Buffer, "batch.bytes",
+		"a batch of %s does not fit in a buffer of %s; make buffer larger or batch.bytes smaller", f.Batch.Bytes, f.Buffer)
+	return errors.Join(errs...)
 }
 
 func validName(s string) bool {

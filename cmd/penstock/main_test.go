@@ -176,24 +176,36 @@ func TestRunStopsOnSignal(t *testing.T) {
 }
 
 func TestRunLogsWhyItFailed(t *testing.T) {
-	r := penstock(t, []string{password, "DB=" + filepath.Join(t.TempDir(), "no", "t.db")}, "run", write(t, goodFlow), "--log-format", "json",
-		"--set", "admin.address=256.0.0.1:0", "--set", "admin.allow_remote=true")
-	if r.code != 1 || r.stdout != "" {
-		t.Errorf("exit code %d, want 1; on stdout %q", r.code, r.stdout)
-	}
-	lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
-	for _, l := range lines {
-		if !json.Valid([]byte(l)) {
-			t.Errorf("not JSON: %s", l)
-		}
-	}
-	last := lines[len(lines)-1]
-	var got struct{ Level, Msg, Flow, Error string }
-	if err := json.Unmarshal([]byte(last), &got); err != nil || got.Level != "ERROR" || got.Flow != "telemetry" || !strings.HasPrefix(got.Error, "admin server: listen") {
-		t.Errorf("the last record is %s", last)
-	}
-	if strings.Contains(r.stderr, `"msg":"stopped"`) || strings.Count(r.stderr, "256.0.0.1") != 1 {
-		t.Errorf("log:\n%s", r.stderr)
+	for _, tt := range []struct {
+		name, cause, begins string
+		set                 []string
+	}{
+		{"admin server", "256.0.0.1", "admin server: listen", []string{"admin={address: \"256.0.0.1:0\", allow_remote: true}"}},
+		{"flow", "/nonexistent/ca.pem", "flow telemetry stopped: ", []string{"source.kafka.tls.ca_file=/nonexistent/ca.pem"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			args := []string{"run", write(t, goodFlow), "--log-format", "json"}
+			for _, s := range tt.set {
+				args = append(args, "--set", s)
+			}
+			r := penstock(t, []string{password, "DB=" + filepath.Join(t.TempDir(), "t.db")}, args...)
+			if r.code != 1 || r.stdout != "" {
+				t.Errorf("exit code %d, want 1; on stdout %q", r.code, r.stdout)
+			}
+			lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
+			var last struct{ Level, Msg, Flow, Error string }
+			for _, l := range lines {
+				if err := json.Unmarshal([]byte(l), &last); err != nil {
+					t.Errorf("not JSON: %s", l)
+				}
+			}
+			if last.Level != "ERROR" || last.Flow != "telemetry" || !strings.HasPrefix(last.Error, tt.begins) {
+				t.Errorf("the last record is %+v", last)
+			}
+			if strings.Contains(r.stderr, `"msg":"stopped"`) || strings.Count(r.stderr, tt.cause) != 1 {
+				t.Errorf("log:\n%s", r.stderr)
+			}
+		})
 	}
 }
 
