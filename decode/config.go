@@ -14,7 +14,7 @@ type Column struct {
 
 	Type string `yaml:"type" required:"true" doc:"text, int2, int4, int8, float4, float8, numeric, numeric(p,s), bool, timestamptz, timestamp, date, uuid, bytea, json, jsonb, or one of them followed by []."`
 
-	Path string `yaml:"path" doc:"Where the value is in the document: keys and array indices with dots between them (meta.sensors.0.id), a key with dots in double quotes (meta.\"a.b\"), $ for the whole document. Default: the key that is the column's name. With from: key, a path says that the key is a document."`
+	Path string `yaml:"path" doc:"Where the value is in the document: keys and array indices with dots between them (meta.sensors.0.id), a key with dots in double quotes (meta.\"a.b\"), $ alone for the whole document (write a, not $.a). A document that is not an object, null too, is rejected unless a column takes it whole. Default: the key that is the column's name. With from: key, a path says that the key is a document."`
 
 	From string `yaml:"from" default:"value" doc:"What is read: value, key, header:NAME (the last header of that name), topic, partition, offset, timestamp (the record's), or raw: the whole value as it is, into text, bytea, json or jsonb."`
 

@@ -38,7 +38,8 @@
 //   - null is an absent value: the default if there is one. This holds for json
 //     columns too. A path that leads through null is absent; one that leads
 //     through a string, number or boolean is an error of type, and so is one whose
-//     next key is no index where there is an array.
+//     next key is no index where there is an array. A document that is null altogether
+//     is an error of type, as any other that is no object, unless a column's path is $.
 //   - Arrays may hold nulls, and are of one dimension.
 //
 // A record without a value (a tombstone) has null in every column that is read

@@ -211,7 +211,8 @@ func (j *JSON) visitInner(data []byte, p int, n *node, depth int) int {
 	default:
 		end = j.skip(data, p, depth)
 	}
-	if end < 0 || data[p] == 'n' {
+	// Null has no children, but a whole document that is null is no object.
+	if end < 0 || data[p] == 'n' && (len(n.path) > 0 || n.visit == visitShared) {
 		return end
 	}
 	first := n.first

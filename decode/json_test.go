@@ -340,6 +340,36 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+func TestPathsFromTheRoot(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string]string{"$.a": "write a", "$.a.b": "write a.b", "$[0]": "a.0.b", "$": "", `"$".a`: "", "$a": "", "a.$": ""} {
+		_, err := parsePath(path)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v, want %q", path, err, want)
+		}
+	}
+}
+
+func TestDocumentThatIsNoObject(t *testing.T) {
+	t.Parallel()
+	a, whole := Column{Name: "a", Type: "int4"}, Column{Name: "doc", Type: "jsonb", Path: rootPath}
+	for _, doc := range []string{"null", " null ", "[]", `"s"`, "1", "true"} {
+		b := process(t, []Column{a}, flow.Record{Value: []byte(doc)})
+		if !b.Rejected(0) || classOf(t, b) != classType {
+			t.Errorf("%s: rejected %v, want class type", doc, b.Rejected(0))
+		}
+	}
+	for _, columns := range [][]Column{{whole}, {a, whole}} {
+		if b := process(t, columns, flow.Record{Value: []byte("null")}); b.Rejected(0) {
+			t.Errorf("null with a column for the whole document: %v", errorAt(b, 0))
+		}
+	}
+	key := process(t, []Column{{Name: "k", Type: "int4", From: "key", Path: "k"}}, flow.Record{Key: []byte("null"), Value: []byte("{}")})
+	if !key.Rejected(0) {
+		t.Error("a key that is null was accepted")
+	}
+}
+
 // errorAt is why a row was rejected, as flow keeps it.
 func errorAt(b *flow.Batch, row int) error {
 	for _, d := range b.DeadLetters() {

@@ -11,10 +11,13 @@ const rootPath = "$"
 
 // parsePath splits a dotted path into keys. A key in double quotes may hold
 // dots; in it, a backslash stands before a quote or a backslash. The path $
-// has no keys.
+// has no keys; as the first of several it must be quoted.
 func parsePath(path string) ([]string, error) {
 	if path == rootPath {
 		return nil, nil
+	}
+	if rest, ok := strings.CutPrefix(path, rootPath+"."); ok {
+		return nil, fmt.Errorf("path %s: paths do not begin with $, which alone is the whole document; write %s, or \"$\" in double quotes if it is a key", path, rest)
 	}
 	var keys []string
 	rest := path

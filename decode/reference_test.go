@@ -67,6 +67,10 @@ func (e errClass) Error() string { return string(e) }
 func reference(doc []byte, columns []Column) ([]any, error) {
 	values := make([]any, len(columns))
 	null := error(nil)
+	whole := slices.ContainsFunc(columns, func(c Column) bool { return c.Path == rootPath })
+	if string(bytes.Trim(doc, " \t\r\n")) == "null" && !whole {
+		return nil, errClass(classType)
+	}
 	for i, c := range columns {
 		keys := []string{c.Name}
 		if c.Path != "" {
