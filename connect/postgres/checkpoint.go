@@ -34,8 +34,8 @@ func (s *Sink) Init(ctx context.Context, starts func(context.Context) ([]flow.Po
 	}
 	return s.withControl(ctx, func(c *session) error {
 		// The lock on the flow's row lets one process in; the others find its rows.
-		sql := begin + fmt.Sprintf("SELECT 1 FROM %s WHERE flow = %s FOR UPDATE;", s.names.flow, literal(s.setup.Flow)) +
-			s.insertSQL(positions, fmt.Sprintf("NOT EXISTS (SELECT FROM %s WHERE flow = %s)", s.names.checkpoint, literal(s.setup.Flow))) + ";COMMIT"
+		sql := begin + fmt.Sprintf("SELECT 1 FROM %s WHERE flow = %s FOR UPDATE;", s.place.names.flow, literal(s.setup.Flow)) +
+			s.insertSQL(positions, fmt.Sprintf("NOT EXISTS (SELECT FROM %s WHERE flow = %s)", s.place.names.checkpoint, literal(s.setup.Flow))) + ";COMMIT"
 		_, err := exec(ctx, c.pg, sql)
 		return classify("insert the first positions", err)
 	})
@@ -44,36 +44,24 @@ func (s *Sink) Init(ctx context.Context, starts func(context.Context) ([]flow.Po
 // register inserts the flow's row, or compares it, and says whether the flow
 // has no checkpoint at all.
 func (s *Sink) register(ctx context.Context, pg *pgconn.PgConn) (empty bool, err error) {
-	want := []string{s.setup.ClusterID, s.setup.Source, s.plan.table.String()}
+	p := s.place
 	_, err = query(ctx, pg, fmt.Sprintf(`INSERT INTO %s (flow, format_version, cluster_id, source, target)
-		VALUES ($1, %d, $2, $3, $4) ON CONFLICT DO NOTHING`, s.names.flow, formatVersion), append([]string{s.setup.Flow}, want...)...)
+		VALUES ($1, %d, $2, $3, $4) ON CONFLICT DO NOTHING`, p.names.flow, formatVersion), s.setup.Flow, s.setup.ClusterID, s.setup.Source, p.target.String())
 	if err != nil {
 		return false, classify("register the flow", err)
 	}
-	rows, err := query(ctx, pg, fmt.Sprintf(`SELECT format_version, cluster_id, source, target, NOT EXISTS (SELECT FROM %s c WHERE c.flow = f.flow)
-		FROM %s f WHERE flow = $1`, s.names.checkpoint, s.names.flow), s.setup.Flow)
+	if err := p.refuseOther(ctx, pg, s.setup); err != nil {
+		return false, err
+	}
+	rows, err := query(ctx, pg, fmt.Sprintf("SELECT NOT EXISTS (SELECT FROM %s WHERE flow = $1), EXISTS (SELECT FROM %s WHERE flow = $1)",
+		p.names.checkpoint, p.names.flow), s.setup.Flow)
 	if err != nil {
-		return false, classify("register the flow", err)
+		return false, classify("read the checkpoint", err)
 	}
-	if len(rows) != 1 {
-		return false, flow.Transient(fmt.Errorf("the row of flow %s in %s went away", s.setup.Flow, s.names.flow))
+	if !isTrue(rows[0][1]) {
+		return false, flow.Transient(fmt.Errorf("the row of flow %s in %s went away", s.setup.Flow, p.names.flow))
 	}
-	if v := parseInt32(rows[0][0]); v != formatVersion {
-		return false, flow.Fatal(fmt.Errorf("the checkpoint of flow %s has format %d, and this program writes format %d: use the version that wrote it, or a newer one",
-			s.setup.Flow, v, formatVersion))
-	}
-	var diff []string
-	for i, what := range []string{"source cluster", "source", "target"} {
-		if got := string(rows[0][1+i]); got != want[i] {
-			diff = append(diff, fmt.Sprintf("its %s was %q and is %q now", what, got, want[i]))
-		}
-	}
-	if len(diff) > 0 {
-		return false, flow.Fatal(fmt.Errorf("flow %s is another flow than the one that this database knows: %s. Its positions would mean nothing: "+
-			"give the flow another name, or, if you know that they hold, change its row in %s",
-			s.setup.Flow, strings.Join(diff, "; "), s.names.flow))
-	}
-	return isTrue(rows[0][4]), nil
+	return isTrue(rows[0][0]), nil
 }
 
 // Insert adds rows for partitions that have none.
@@ -91,7 +79,7 @@ func (s *Sink) Insert(ctx context.Context, positions []flow.Position) error {
 func (s *Sink) insertSQL(positions []flow.Position, condition string) string {
 	var sql []byte
 	sql = fmt.Appendf(sql, `INSERT INTO %s (flow, cluster_id, topic, partition, topic_id, next_offset, leader_epoch, owner_epoch, owner_backend, updated_at)
-		SELECT %s, %s, v.*, 0, '', now() FROM (VALUES `, s.names.checkpoint, literal(s.setup.Flow), literal(s.setup.ClusterID))
+		SELECT %s, %s, v.*, 0, '', now() FROM (VALUES `, s.place.names.checkpoint, literal(s.setup.Flow), literal(s.setup.ClusterID))
 	for i, p := range positions {
 		if i > 0 {
 			sql = append(sql, ',')
@@ -118,7 +106,7 @@ func (s *Sink) Claim(ctx context.Context, lane int, ps []flow.Partition) ([]flow
 	sql := begin + s.lockTimeoutSQL() + s.selectSQL(values, "FOR UPDATE OF c") + ";" + fmt.Sprintf(
 		`UPDATE %s c SET owner_epoch = c.owner_epoch + 1, owner_backend = %s, updated_at = clock_timestamp() FROM (VALUES %s) v(topic, partition, owner)
 		WHERE c.flow = %s AND c.cluster_id = %s AND c.topic = v.topic AND c.partition = v.partition
-		RETURNING %s;COMMIT`, s.names.checkpoint, literal(backend), values, literal(s.setup.Flow), literal(s.setup.ClusterID), checkpointColumns)
+		RETURNING %s;COMMIT`, s.place.names.checkpoint, literal(backend), values, literal(s.setup.Flow), literal(s.setup.ClusterID), checkpointColumns)
 	var out []flow.Checkpoint
 	err := s.withControl(ctx, func(c *session) error {
 		for attempt := 1; ; attempt++ {
@@ -162,7 +150,7 @@ func (s *Sink) Read(ctx context.Context, ps []flow.Partition) ([]flow.Checkpoint
 func (s *Sink) Topics(ctx context.Context) (map[string]int32, error) {
 	topics := map[string]int32{}
 	err := s.withControl(ctx, func(c *session) error {
-		rows, err := query(ctx, c.pg, fmt.Sprintf("SELECT topic, count(*) FROM %s WHERE flow = $1 AND cluster_id = $2 GROUP BY topic", s.names.checkpoint),
+		rows, err := query(ctx, c.pg, fmt.Sprintf("SELECT topic, count(*) FROM %s WHERE flow = $1 AND cluster_id = $2 GROUP BY topic", s.place.names.checkpoint),
 			s.setup.Flow, s.setup.ClusterID)
 		for _, r := range rows {
 			topics[string(r[0])] = parseInt32(r[1])
@@ -180,7 +168,7 @@ const checkpointColumns = "c.topic, c.partition, c.topic_id, c.next_offset, c.le
 func (s *Sink) selectSQL(values, lock string) string {
 	return fmt.Sprintf(`SELECT %s FROM %s c JOIN (VALUES %s) v(topic, partition, owner) ON c.topic = v.topic AND c.partition = v.partition
 		WHERE c.flow = %s AND c.cluster_id = %s ORDER BY c.topic, c.partition %s`,
-		checkpointColumns, s.names.checkpoint, values, literal(s.setup.Flow), literal(s.setup.ClusterID), lock)
+		checkpointColumns, s.place.names.checkpoint, values, literal(s.setup.Flow), literal(s.setup.ClusterID), lock)
 }
 
 func (s *Sink) lockTimeoutSQL() string {

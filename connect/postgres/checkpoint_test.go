@@ -340,7 +340,7 @@ func TestConnectionBreaksInCopy(t *testing.T) {
 func TestServerRestarts(t *testing.T) {
 	t.Parallel()
 	server := testservice.StartPostgres(t)
-	d := &db{t: t, url: server.URL()}
+	d := &db{t: t, url: server.URL(), flow: "test"}
 	cfg := SinkConfig{Table: "t", CreateTable: true}
 	r := d.open(cfg, simpleFields)
 	r.write(row{"a", 1})

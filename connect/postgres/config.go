@@ -3,13 +3,10 @@ package postgres
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/penstockdev/penstock/connect"
 )
@@ -39,7 +36,7 @@ type SinkConfig struct {
 
 	DeadLetterTable string `yaml:"dead_letter_table" default:"penstock_dead_letter" doc:"Table for records that cannot be processed; in checkpoint_schema unless it names a schema. Created if missing."`
 
-	CheckpointSchema string `yaml:"checkpoint_schema" doc:"Schema of the penstock_ tables. Default: the first schema of the search_path, usually public."`
+	CheckpointSchema string `yaml:"checkpoint_schema" doc:"Schema of the penstock_ tables. Default: the schema of the table."`
 
 	MaxConnectionShare float64 `yaml:"max_connection_share" default:"0.6" doc:"Part of the connections that the server, the database and the role allow which this process may use; bounds the number of lanes."`
 
@@ -52,14 +49,18 @@ type SinkConfig struct {
 
 // Validate refuses what cannot work with a *connect.FieldError.
 func (c *SinkConfig) Validate() error {
-	if _, err := c.connConfig(); err != nil {
+	if _, err := parseURL(c.URL); err != nil {
 		return connect.Errorf("url", "%w", err)
 	}
 	if c.Password != "" && c.PasswordFile != "" {
 		return connect.Errorf("password_file", "give password or password_file, not both")
 	}
-	if _, err := parseTableName(c.Table); err != nil {
+	table, err := parseTableName(c.Table)
+	if err != nil {
 		return connect.Errorf("table", "%w", err)
+	}
+	if slices.Contains([]string{flowTable, checkpointTable, deadLetterTable}, table.name) {
+		return connect.Errorf("table", "%s is one of the tables that Penstock keeps for itself", table)
 	}
 	if !slices.Contains([]string{"", ModeAppend, ModeIgnore, ModeUpsert}, c.Mode) {
 		return connect.Errorf("mode", "%q is not a mode: want append, ignore or upsert", c.Mode)
@@ -73,8 +74,16 @@ func (c *SinkConfig) Validate() error {
 		}
 	}
 	if c.DeadLetterTable != "" {
-		if _, err := parseTableName(c.DeadLetterTable); err != nil {
+		dead, err := parseTableName(c.DeadLetterTable)
+		if err != nil {
 			return connect.Errorf("dead_letter_table", "%w", err)
+		}
+		if dead.name == flowTable || dead.name == checkpointTable {
+			return connect.Errorf("dead_letter_table", "%s holds positions, not dead letters", dead)
+		}
+		// Where the schemas are not known yet, Open compares again.
+		if dead == table || (dead.name == table.name && dead.schema == "" && c.CheckpointSchema == "") {
+			return connect.Errorf("dead_letter_table", "%s is the table of the data: dead letters need another", dead)
 		}
 	}
 	if c.CheckpointSchema != "" {
@@ -94,22 +103,6 @@ func (c *SinkConfig) Validate() error {
 		}
 	}
 	return nil
-}
-
-// connConfig parses the URL. No error shows the password, because none shows
-// the URL.
-func (c *SinkConfig) connConfig() (*pgconn.Config, error) {
-	cfg, err := pgconn.ParseConfig(c.URL)
-	if err == nil {
-		return cfg, nil
-	}
-	if inner := errors.Unwrap(err); inner != nil {
-		if u, ok := errors.AsType[*url.Error](inner); ok {
-			inner = u.Err
-		}
-		return nil, fmt.Errorf("not a PostgreSQL URL or list of key=value pairs: %w", inner)
-	}
-	return nil, errors.New("not a PostgreSQL URL or list of key=value pairs, like postgres://user@host:5432/database")
 }
 
 // password returns the password that overrides the URL's, and whether there is one.
@@ -226,7 +219,7 @@ func appendLiteral(dst []byte, s string) []byte {
 	return append(dst, '\'')
 }
 
-func literal(s string) string { return string(appendLiteral(nil, s)) }
+func literal(s string) string { return strings.TrimPrefix(string(appendLiteral(nil, s)), " ") }
 
 // reserved are the key words of PostgreSQL that cannot be column or table names
 // without quotes (reserved, and those that can be function or type only).

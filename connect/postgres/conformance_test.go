@@ -3,7 +3,6 @@ package postgres_test
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net"
 	"strconv"
 	"testing"
@@ -27,31 +26,29 @@ func TestConformance(t *testing.T) {
 		features.ExactlyOnce, features.Columns, features.StoresDeadLetters = true, true, true
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			url := testservice.Postgres(t)
 			flowtest.RunSink(t, flowtest.SinkHarness{
 				Features: features,
-				New:      func(t testing.TB) *flowtest.Target { return newTarget(t, url, mode) },
+				New:      func(t testing.TB) *flowtest.Target { return newTarget(t, mode) },
 			})
 		})
 	}
 }
 
-// target is a schema behind a proxy that can take the database away.
+// target is a database behind a proxy that can take the database away.
 type target struct {
 	url   string
 	proxy *testservice.TCPProxy
 	cfg   postgres.SinkConfig
 }
 
-func newTarget(t testing.TB, dbURL, mode string) *flowtest.Target {
+func newTarget(t testing.TB, mode string) *flowtest.Target {
 	t.Helper()
-	schema := testservice.Name(t)
 	// Defaults are taken in the order of insertion.
-	ddl := fmt.Sprintf(`CREATE SCHEMA %[1]s; CREATE TABLE %[1]s.item (key text, seq int8 NOT NULL, payload text CHECK (payload <> 'poison'), n int8 GENERATED ALWAYS AS IDENTITY)`, schema)
+	ddl := "CREATE TABLE item (key text, seq int8 NOT NULL, payload text CHECK (payload <> 'poison'), n int8 GENERATED ALWAYS AS IDENTITY)"
 	if mode != postgres.ModeAppend {
-		ddl += fmt.Sprintf("; ALTER TABLE %s.item ADD PRIMARY KEY (key)", schema)
+		ddl += "; ALTER TABLE item ADD PRIMARY KEY (key)"
 	}
-	d := &target{url: dbURL + "&search_path=" + schema}
+	d := &target{url: testservice.Postgres(t)}
 	conn := d.connect(t)
 	defer conn.Close(context.Background())
 	if _, err := conn.Exec(t.Context(), ddl); err != nil {

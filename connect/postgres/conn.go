@@ -21,8 +21,11 @@ type session struct {
 }
 
 // dial connects.
-func (s *Sink) dial(ctx context.Context) (*session, error) {
-	cfg, err := s.cfg.connConfig()
+func (s *Sink) dial(ctx context.Context) (*session, error) { return s.dialAs(ctx, s.appName) }
+
+// dialAs connects under an application name.
+func (s *Sink) dialAs(ctx context.Context, appName string) (*session, error) {
+	cfg, err := parseURL(s.cfg.URL)
 	if err != nil {
 		return nil, flow.Fatal(fmt.Errorf("url: %w", err))
 	}
@@ -33,7 +36,7 @@ func (s *Sink) dial(ctx context.Context) (*session, error) {
 	if ok {
 		cfg.Password = pw
 	}
-	cfg.RuntimeParams["application_name"] = s.appName
+	cfg.RuntimeParams["application_name"] = appName
 	// Text is sent as UTF-8, whatever the database's own encoding is.
 	cfg.RuntimeParams["client_encoding"] = "UTF8"
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.ConnectTimeout)

@@ -100,13 +100,11 @@ func (c *cutter) requests(client, server net.Conn) {
 		if tcp, ok := client.(*net.TCPConn); ok {
 			_ = tcp.SetLinger(0)
 		}
-		if !c.pass {
-			_ = client.Close()
-			return // the server's side is closed at the end of the test
-		}
-		_, _ = server.Write(buf[:n])
 		_ = client.Close()
-		return
+		if c.pass { // only now: the answer must not overtake the close
+			_, _ = server.Write(buf[:n])
+		}
+		return // the server's side is closed at the end of the test
 	}
 }
 

@@ -25,8 +25,8 @@ func (w *writer) deadLetters(ctx context.Context, b *flow.Batch) error {
 	}
 	s := w.sink
 	w.dead.reset(s.setup.Flow, s.setup.ClusterID, letters)
-	sql := fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", s.names.dead, deadLetterColumns)
-	err := classify("write dead letters into "+s.names.dead.String(), copyFrom(ctx, w.conn.pg, sql, &w.dead))
+	sql := fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", s.place.names.dead, deadLetterColumns)
+	err := classify("write dead letters into "+s.place.names.dead.String(), copyFrom(ctx, w.conn.pg, sql, &w.dead))
 	w.dead.letters = nil
 	if flow.ClassOf(err) == flow.ClassData {
 		// There is no place left for the records: the flow must not go on.

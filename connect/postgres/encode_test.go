@@ -82,7 +82,8 @@ func TestNumericAsTheServer(t *testing.T) {
 	d := newDB(t)
 	for i, typ := range []string{"numeric", "numeric(5,2)", "numeric(3)", "numeric(2,4)", "numeric(3,-2)", "numeric(1000,500)"} {
 		table := "t" + itoa(i)
-		r := d.open(SinkConfig{Table: table, CreateTable: true, CheckpointSchema: d.schema(table)},
+		d.flow = table
+		r := d.open(SinkConfig{Table: table, CreateTable: true},
 			[]flow.Field{field("text", "text", flow.KindString), field("n", typ, flow.KindDecimal)})
 		for _, text := range []string{
 			"0", "-0", "0.000", "1", "-1", "9", "10", "99", "100", "999", "999.5", "999.4999", "9999", "10000", "10000.0001", "99999.99", "0.1", "0.01", "0.001",

@@ -6,8 +6,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -100,7 +103,7 @@ func describe(pe *pgconn.PgError, err error) error {
 	case codeReadOnly:
 		more = append(more, "This is a standby, or the database is set to read only")
 	case "53300":
-		more = append(more, "Use fewer lanes, or raise max_connections")
+		more = append(more, "The limit is "+connectionLimit(pe)+": use fewer lanes, or raise it")
 	}
 	if len(more) == 0 {
 		return err
@@ -154,21 +157,80 @@ func copyLine(pe *pgconn.PgError) int {
 	return n
 }
 
-// connectError classifies an error that occurred while connecting.
+// connectionLimit names the limit that a refused connection has hit. The message
+// is in the server's language; the function that refuses is not.
+func connectionLimit(pe *pgconn.PgError) string {
+	switch pe.Routine {
+	case "InitializeSessionUserId":
+		return "the role's (ALTER ROLE … CONNECTION LIMIT)"
+	case "CheckMyDatabase":
+		return "the database's (ALTER DATABASE … CONNECTION LIMIT)"
+	}
+	return "max_connections of the server"
+}
+
+// connectError classifies an error that occurred while connecting, and says in
+// one line what to check.
 func connectError(err error) error {
+	const doing = "connect to PostgreSQL"
 	var (
 		authority x509.UnknownAuthorityError
 		invalid   x509.CertificateInvalidError
 		host      x509.HostnameError
 		verify    *tls.CertificateVerificationError
+		dns       *net.DNSError
 		pe        *pgconn.PgError
 	)
-	const doing = "connect to PostgreSQL"
+	short := &connectionError{text: connectText(err), err: err}
 	switch {
-	case errors.As(err, &pe), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return classify(doing, err)
+	case errors.As(err, &pe):
+		if badParameter(pe) {
+			// The name or the value may be the second half of a password.
+			return flow.Fatal(fmt.Errorf("%s: the server refuses a parameter of the url (SQLSTATE %s): "+
+				"check its names and values; a password with spaces must be quoted, one with & or ? percent-encoded in a URL", doing, pe.Code))
+		}
+		return classify(doing, short)
 	case errors.As(err, &authority), errors.As(err, &invalid), errors.As(err, &host), errors.As(err, &verify):
-		return flow.Fatal(fmt.Errorf("%s: %w; check sslrootcert, the server's name and its certificate", doing, err))
+		return flow.Fatal(fmt.Errorf("%s: %w; check sslrootcert, the server's name and its certificate", doing, short))
+	case errors.As(err, &dns) && dns.IsNotFound:
+		short.text += "; check the host in url"
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
+		short.text += "; check that the server runs, and the host and port in url"
+	case errors.Is(err, context.DeadlineExceeded):
+		short.text += "; nobody answers within connect_timeout: check the host and port in url, and firewalls on the way"
 	}
-	return classify(doing, err)
+	return classify(doing, short)
 }
+
+// badParameter says that the server complains about a parameter of the connection.
+func badParameter(pe *pgconn.PgError) bool {
+	switch pe.Code {
+	case "42704", "42602", "22023", "55P02": // not known, no name, no value of it, not to be set
+		return true
+	}
+	return strings.Contains(pe.Message, "startup parameter") // PgBouncer, under 08P01
+}
+
+// connectText is the text of a connection error without user and database,
+// which the server names where they matter, in one line, nothing twice.
+func connectText(err error) string {
+	if ce, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		err = ce.Unwrap()
+	}
+	var lines []string
+	for line := range strings.Lines(strings.TrimPrefix(err.Error(), "hostname resolving error: ")) {
+		if line = strings.TrimSpace(line); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+// connectionError is an error under another text.
+type connectionError struct {
+	text string
+	err  error
+}
+
+func (e *connectionError) Error() string { return e.text }
+func (e *connectionError) Unwrap() error { return e.err }

@@ -46,8 +46,24 @@ func TestInspectCreatesNothing(t *testing.T) {
 	if got, err := inspect(setup); err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v, %v; want %v", got, err, want)
 	}
+	// One that has looked claims under its own name.
+	used, err := NewSink(SinkConfig{URL: d.url, Table: "t"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = used.Close(context.Background()) }()
+	if err := used.Open(t.Context(), setup); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := used.Inspect(t.Context(), setup); err != nil {
+		t.Fatal(err)
+	}
+	if used.appName != "penstock:inspected" {
+		t.Errorf("the application name is %s after Inspect", used.appName)
+	}
+	d.eventually("SELECT DISTINCT application_name FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'penstock:%'", "penstock:inspected")
 	setup.Source = "group g, topics u"
-	if _, err := inspect(setup); err == nil || !strings.Contains(err.Error(), "another source") {
+	if _, err := inspect(setup); err == nil || !strings.Contains(err.Error(), "its source was") {
 		t.Errorf("another source: %v", err)
 	}
 }

@@ -25,11 +25,12 @@ type db struct {
 	t    testing.TB
 	url  string
 	conn *pgx.Conn
+	flow string // of the rigs to come
 }
 
 func newDB(t testing.TB, statements ...string) *db {
 	t.Helper()
-	d := &db{t: t, url: testservice.Postgres(t)}
+	d := &db{t: t, url: testservice.Postgres(t), flow: "test"}
 	var err error
 	if d.conn, err = pgx.Connect(t.Context(), d.url); err != nil {
 		t.Fatal(err)
@@ -129,7 +130,7 @@ func (d *db) tryOpen(cfg SinkConfig, fields []flow.Field) (*rig, error) {
 	if cfg.URL == "" {
 		cfg.URL = d.url
 	}
-	r := &rig{db: d, cfg: cfg, setup: flow.Setup{Flow: "test", ClusterID: "c1", Source: "group g, topics telemetry", Fields: fields, Lanes: 2}}
+	r := &rig{db: d, cfg: cfg, setup: flow.Setup{Flow: d.flow, ClusterID: "c1", Source: "group g, topics telemetry", Fields: fields, Lanes: 2}}
 	s, err := NewSink(cfg)
 	if err != nil {
 		return nil, err

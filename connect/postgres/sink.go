@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,7 +30,7 @@ type Sink struct {
 
 	// What Open has found; not changed afterwards while writers exist.
 	facts serverFacts
-	names penstockNames
+	place *place
 	plan  *plan
 
 	// control is for everything but writing; whoever has taken the token may
@@ -67,6 +69,8 @@ type serverFacts struct {
 	role, schema string
 	// connections are those that the role may have in this database.
 	connections int
+	// limit says what allows no more, raise how to change that (%d: to what).
+	limit, raise string
 }
 
 // penstockNames are the names of the tables that Penstock keeps.
@@ -83,16 +87,23 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 	s.appName = s.appName[:min(len(s.appName), 63)]
 	s.backends = make([]atomic.Pointer[string], max(setup.Lanes, 1))
 	return s.withControl(ctx, func(c *session) error {
-		if err := s.readFacts(ctx, c.pg); err != nil {
+		facts, err := readFacts(ctx, c.pg)
+		if err != nil {
 			return classify("look at the server", err)
 		}
-		if err := s.ensurePenstockTables(ctx, c.pg); err != nil {
+		s.facts = facts
+		if err := s.checkConnections(); err != nil {
 			return err
 		}
-		t, err := s.ensureTable(ctx, c.pg)
+		p, err := s.locate(ctx, c.pg, facts, setup)
 		if err != nil {
 			return err
 		}
+		if err := s.ensure(ctx, c.pg, p); err != nil {
+			return err
+		}
+		s.place = p
+		t := p.table
 		if err := t.check(setup.Fields, s.cfg.Mode, s.cfg.Key); err != nil {
 			return flow.Fatal(fmt.Errorf("table %s does not fit the flow:\n  %s", t.tableName, strings.ReplaceAll(err.Error(), "\n", "\n  ")))
 		}
@@ -107,30 +118,49 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 	})
 }
 
-func (s *Sink) readFacts(ctx context.Context, pg *pgconn.PgConn) error {
+func readFacts(ctx context.Context, pg *pgconn.PgConn) (serverFacts, error) {
 	rows, err := query(ctx, pg, `
 		SELECT current_user, coalesce(current_schema(), ''), r.rolsuper, r.rolconnlimit, d.datconnlimit,
 			current_setting('max_connections'), current_setting('superuser_reserved_connections'),
-			coalesce(current_setting('reserved_connections', true), '0')
+			coalesce(current_setting('reserved_connections', true), '0'), d.datname
 		FROM pg_roles r, pg_database d WHERE r.rolname = current_user AND d.datname = current_database()`)
 	if err != nil {
-		return err
+		return serverFacts{}, err
 	}
 	if len(rows) != 1 {
-		return errors.New("the role or the database is not in the catalog")
+		return serverFacts{}, errors.New("the role or the database is not in the catalog")
 	}
 	r := rows[0]
-	n := int(parseInt32(r[5]))
-	if !isTrue(r[2]) {
-		n -= int(parseInt32(r[6]) + parseInt32(r[7]))
+	f := serverFacts{role: string(r[0]), schema: string(r[1]), connections: int(parseInt32(r[5])), limit: "max_connections of the server", raise: "raise it"}
+	if isTrue(r[2]) {
+		return f, nil // the limits of roles and databases are not for superusers
 	}
-	for _, limit := range r[3:5] {
-		if l := parseInt32(limit); l >= 0 {
-			n = min(n, int(l))
-		}
+	f.connections -= int(parseInt32(r[6]) + parseInt32(r[7]))
+	if n := int(parseInt32(r[3])); n >= 0 && n < f.connections {
+		f.connections, f.limit, f.raise = n, "rolconnlimit of role "+f.role, "ALTER ROLE "+quoteName(f.role)+" CONNECTION LIMIT %d;"
 	}
-	s.facts = serverFacts{role: string(r[0]), schema: string(r[1]), connections: n}
-	return nil
+	if n := int(parseInt32(r[4])); n >= 0 && n < f.connections {
+		f.connections, f.limit, f.raise = n, "datconnlimit of database "+string(r[8]), "ALTER DATABASE "+quoteName(string(r[8]))+" CONNECTION LIMIT %d;"
+	}
+	return f, nil
+}
+
+// minConnections are one lane's and the one for the checkpoint.
+const minConnections = 2
+
+// allowed is how many connections this process may use.
+func (s *Sink) allowed() int {
+	return int(s.cfg.MaxConnectionShare * float64(s.facts.connections))
+}
+
+// checkConnections refuses a limit that would keep the flow from ever writing.
+func (s *Sink) checkConnections() error {
+	if s.allowed() >= minConnections {
+		return nil
+	}
+	raise := strings.Replace(s.facts.raise, "%d", strconv.Itoa(int(math.Ceil(minConnections/s.cfg.MaxConnectionShare))), 1)
+	return flow.Fatal(fmt.Errorf("a flow needs %d connections, one to write and one for the checkpoint, and max_connection_share %v of the %d that %s allows is less: %s or raise max_connection_share",
+		minConnections, s.cfg.MaxConnectionShare, s.facts.connections, s.facts.limit, raise))
 }
 
 // StoresDeadLetters is always true: they go into the dead-letter table.
@@ -139,7 +169,7 @@ func (s *Sink) StoresDeadLetters() bool { return true }
 // MaxLanes is how many lanes the server's connections are enough for, one of
 // them being for the checkpoint.
 func (s *Sink) MaxLanes() int {
-	return max(1, int(s.cfg.MaxConnectionShare*float64(s.facts.connections))-1)
+	return max(1, s.allowed()-1) // 1 only before Open, which refuses less
 }
 
 // Removed is how many backends of predecessors that held a checkpoint row were

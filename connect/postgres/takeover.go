@@ -42,7 +42,7 @@ func (s *Sink) removeHolders(ctx context.Context, pg *pgconn.PgConn, ps []flow.P
 		)
 		SELECT pid, coalesce(usename, ''), coalesce(application_name, ''), coalesce(state, ''), coalesce(now() - xact_start, '0'), ours,
 			CASE WHEN ours THEN pg_terminate_backend(pid) END
-		FROM judged`, s.names.checkpoint, partitionValues(ps, owners), condition),
+		FROM judged`, s.place.names.checkpoint, partitionValues(ps, owners), condition),
 		s.setup.Flow, s.setup.ClusterID, s.appName, own)
 	if err != nil {
 		return classify("remove whoever holds the checkpoint", err)

@@ -76,7 +76,8 @@ func TestUpsertEqualKeys(t *testing.T) {
 	} {
 		table := fmt.Sprintf("t%d", i)
 		d.exec("CREATE TABLE " + table + " (id " + c.typ + " PRIMARY KEY, n int4)")
-		r := d.open(SinkConfig{Table: table, Mode: ModeUpsert, Key: []string{"id"}, CheckpointSchema: d.schema(table)},
+		d.flow = table
+		r := d.open(SinkConfig{Table: table, Mode: ModeUpsert, Key: []string{"id"}},
 			[]flow.Field{c.f, field("n", "int4", flow.KindInt64)})
 		var rows []any
 		for n, k := range c.keys {

@@ -145,7 +145,7 @@ func (w *writer) connect(ctx context.Context) error {
 	_, err = exec(ctx, c.pg, begin+s.lockTimeoutSQL()+fmt.Sprintf(
 		`UPDATE %s c SET owner_backend = %s FROM (VALUES %s) v(topic, partition, owner)
 		WHERE c.flow = %s AND c.cluster_id = %s AND c.topic = v.topic AND c.partition = v.partition AND c.owner_epoch = v.owner;COMMIT`,
-		s.names.checkpoint, literal(c.backend), partitionValues(w.ps, w.owners), literal(s.setup.Flow), literal(s.setup.ClusterID)))
+		s.place.names.checkpoint, literal(c.backend), partitionValues(w.ps, w.owners), literal(s.setup.Flow), literal(s.setup.ClusterID)))
 	if err != nil && rollback(ctx, c.pg) != nil {
 		w.drop(ctx)
 		return classify("begin", err)
@@ -167,7 +167,7 @@ func (w *writer) begin(ctx context.Context, b *flow.Batch) error {
 	sql = append(sql, s.lockTimeoutSQL()...)
 	sql = append(sql, s.selectSQL(partitionValues(w.ps, w.owners), "FOR UPDATE OF c")...)
 	sql = fmt.Appendf(sql, `;UPDATE %s c SET next_offset = v.next, leader_epoch = v.leader, owner_backend = %s, updated_at = clock_timestamp() FROM (VALUES `,
-		s.names.checkpoint, literal(w.conn.backend))
+		s.place.names.checkpoint, literal(w.conn.backend))
 	for i := range w.parts {
 		p := &w.parts[i]
 		if i > 0 {
