@@ -1,6 +1,8 @@
 package sqlite
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -25,7 +27,7 @@ type SinkConfig struct {
 	// the modes ignore and upsert; with create_table it becomes the primary key.
 	Key []string `yaml:"key" doc:"The columns that identify a row. Required for ignore and upsert; the primary key of a table that is created."`
 
-	CreateTable bool `yaml:"create_table" doc:"Create the table from the decoded columns if it does not exist."`
+	CreateTable bool `yaml:"create_table" doc:"Create the table from the decoded columns if it does not exist. SQLite has few types: numeric and numeric(p,s) become TEXT with all digits as they came (123.456 stays 123.456 in a numeric(5,2)), times and dates TEXT, arrays and json TEXT, bool INTEGER."`
 	Strict      bool `yaml:"strict" doc:"Create the table as STRICT (needs SQLite 3.37 in everything that reads the file)."`
 
 	DeadLetterTable string `yaml:"dead_letter_table" default:"penstock_dead_letter" doc:"The table that takes records which cannot be decoded or written. It is created if it does not exist."`
@@ -35,39 +37,50 @@ type SinkConfig struct {
 	Cache       connect.Bytes `yaml:"cache" default:"32MiB" doc:"Memory for the database's pages."`
 }
 
-// Validate refuses what cannot work.
+// Validate refuses what cannot work with a *connect.FieldError for each fault.
 func (c *SinkConfig) Validate() error {
+	var errs []error
+	refuse := func(field, format string, args ...any) { errs = append(errs, connect.Errorf(field, format, args...)) }
 	switch {
 	case c.Path == "":
-		return connect.Errorf("path", "the database file is required, like telemetry.db")
+		refuse("path", "the database file is required, like telemetry.db")
 	case strings.HasPrefix(c.Path, ":memory:"), strings.HasPrefix(c.Path, "file:"), strings.ContainsRune(c.Path, 0):
-		return connect.Errorf("path", "want the path of a file, not %q: the positions must survive the process", c.Path)
+		refuse("path", "want the path of a file, not %q: the positions must survive the process", c.Path)
+	}
+	switch {
 	case c.Table == "":
-		return connect.Errorf("table", "the table is required")
+		refuse("table", "the table is required")
 	case reserved(c.Table):
-		return connect.Errorf("table", "%q is reserved: names that begin with sqlite_ or penstock_ are not for data", c.Table)
+		refuse("table", "%q is reserved: names that begin with sqlite_ or penstock_ are not for data", c.Table)
+	}
+	switch {
 	case !slices.Contains([]string{ModeAppend, ModeIgnore, ModeUpsert}, c.Mode):
-		return connect.Errorf("mode", "%q is none of append, ignore, upsert", c.Mode)
+		refuse("mode", "%q is none of append, ignore, upsert", c.Mode)
 	case c.Mode != ModeAppend && len(c.Key) == 0:
-		return connect.Errorf("key", "mode %s needs the columns that identify a row", c.Mode)
+		refuse("key", "mode %s needs the columns that identify a row", c.Mode)
+	}
+	switch {
 	case strings.EqualFold(c.DeadLetterTable, c.Table):
-		return connect.Errorf("dead_letter_table", "is the table of the data; dead letters need one of their own")
+		refuse("dead_letter_table", "is the table of the data; dead letters need one of their own")
 	case strings.EqualFold(c.DeadLetterTable, flowTable), strings.EqualFold(c.DeadLetterTable, checkpointTable),
 		strings.HasPrefix(strings.ToLower(c.DeadLetterTable), "sqlite_"):
-		return connect.Errorf("dead_letter_table", "%q is reserved", c.DeadLetterTable)
-	case c.Synchronous != "full" && c.Synchronous != "normal":
-		return connect.Errorf("synchronous", "%q is neither full nor normal", c.Synchronous)
-	case c.BusyTimeout < 0:
-		return connect.Errorf("busy_timeout", "must not be negative")
-	case c.Cache < 0:
-		return connect.Errorf("cache", "must not be negative")
+		refuse("dead_letter_table", "%q is reserved", c.DeadLetterTable)
+	}
+	if c.Synchronous != "full" && c.Synchronous != "normal" {
+		refuse("synchronous", "%q is neither full nor normal", c.Synchronous)
+	}
+	if c.BusyTimeout < 0 {
+		refuse("busy_timeout", "must not be negative")
+	}
+	if c.Cache < 0 {
+		refuse("cache", "must not be negative")
 	}
 	for i, k := range c.Key {
 		if k == "" || slices.Contains(c.Key[:i], k) {
-			return connect.Errorf("key", "column %q is empty or twice", k)
+			refuse(fmt.Sprintf("key[%d]", i), "column %q is empty or twice", k)
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func reserved(table string) bool {

@@ -31,7 +31,8 @@
 //	int2, int4, int8           INTEGER
 //	bool                       INTEGER, 0 or 1
 //	float4, float8             REAL; not a number is refused, SQLite would store NULL
-//	numeric                    TEXT, exactly as written: REAL would round it. A column of an
+//	numeric, numeric(p,s)      TEXT, exactly as written, not rounded to s places as PostgreSQL
+//	                           does: REAL would round it. A column of an
 //	                           existing table that is declared NUMERIC or REAL converts it
 //	timestamptz                TEXT, RFC 3339 in UTC: 2026-01-31T12:00:00.000000Z, always of
 //	                           this width, so that text order is time order

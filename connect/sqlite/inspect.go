@@ -32,7 +32,7 @@ func (s *Sink) Inspect(ctx context.Context, setup flow.Setup) ([]flow.Position, 
 	err = c.run(func(*stmt) error { tables++; return nil },
 		"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name IN (?, ?)", flowTable, checkpointTable)
 	if err != nil || tables < 2 {
-		return nil, err
+		return nil, s.notDatabase(err)
 	}
 	err = c.run(func(r *stmt) error {
 		if r.text(0) != setup.ClusterID || r.text(1) != setup.Source {

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
+
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/penstockdev/penstock/connect"
 	"github.com/penstockdev/penstock/flow"
@@ -101,7 +105,7 @@ func (s *Sink) waitForClaim(ctx context.Context, flowName string) (*filelock.Loc
 		}
 		var held *filelock.HeldError
 		if !errors.As(err, &held) {
-			return nil, fmt.Errorf("opening %s: %w", s.cfg.Path, err)
+			return nil, s.lockError(err)
 		}
 		if time.Now().After(deadline) {
 			return nil, flow.Fatal(fmt.Errorf("flow %s is being written to %s by %s already (it holds %s): "+
@@ -113,6 +117,15 @@ func (s *Sink) waitForClaim(ctx context.Context, flowName string) (*filelock.Loc
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// lockError is for a lock file that cannot be made: without the right to make
+// it, no retry helps.
+func (s *Sink) lockError(err error) error {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return flow.Fatal(fmt.Errorf("opening %s: %w; its directory must be writable by this user", s.cfg.Path, err))
+	}
+	return fmt.Errorf("opening %s: %w", s.cfg.Path, err)
 }
 
 func (s *Sink) openDatabase(ctx context.Context) error {
@@ -142,9 +155,18 @@ func (s *Sink) dial(create bool) (*conn, error) {
 	}
 	if err := s.configure(c); err != nil {
 		c.close()
-		return nil, fmt.Errorf("opening %s: %w", s.cfg.Path, err)
+		return nil, s.notDatabase(fmt.Errorf("opening %s: %w", s.cfg.Path, err))
 	}
 	return c, nil
+}
+
+// notDatabase says so if that is what is wrong with the file: SQLite notices at
+// the first statement that reads it.
+func (s *Sink) notDatabase(err error) error {
+	if e, ok := errors.AsType[*Error](err); ok && e.Code&0xff == sqlite3.SQLITE_NOTADB {
+		return flow.Fatal(fmt.Errorf("%s is not a SQLite database; give path another file, or move this one away", s.cfg.Path))
+	}
+	return err
 }
 
 // busyStep is how long SQLite itself waits for a lock before it lets us look

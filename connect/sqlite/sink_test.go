@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -231,6 +233,53 @@ func TestConfigRefused(t *testing.T) {
 	for _, path := range []string{":memory:", "file:x.db?mode=memory"} {
 		if _, err := NewSink(SinkConfig{Path: path, Table: "t"}); err == nil {
 			t.Errorf("%s was accepted", path)
+		}
+	}
+}
+
+func TestConfigNamesAllFaults(t *testing.T) {
+	c := SinkConfig{Table: "sqlite_x", Mode: "replace", Key: []string{"a", "a"}, Synchronous: "off", BusyTimeout: -1, Cache: -1}
+	err := c.Validate()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, path := range []string{"path", "table", "mode", "key[1]", "synchronous", "busy_timeout", "cache"} {
+		if !strings.Contains("\n"+err.Error(), "\n"+path+": ") {
+			t.Errorf("nothing about %s in:\n%v", path, err)
+		}
+	}
+}
+
+func TestFileThatIsNoDatabase(t *testing.T) {
+	cfg := testConfig(t)
+	text := []byte(strings.Repeat("not a database\n", 100))
+	if err := os.WriteFile(cfg.Path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewSink(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, inspected := s.Inspect(t.Context(), flow.Setup{Flow: "f"})
+	for what, err := range map[string]error{"open": s.Open(t.Context(), flow.Setup{Flow: "f", Fields: telemetryFields}), "inspect": inspected} {
+		if err == nil || flow.ClassOf(err) != flow.ClassFatal || !strings.Contains(err.Error(), cfg.Path+" is not a SQLite database") {
+			t.Errorf("%s: got %v (class %s)", what, err, flow.ClassOf(err))
+		}
+	}
+	if got, err := os.ReadFile(cfg.Path); err != nil || !bytes.Equal(got, text) {
+		t.Errorf("the file was changed: %v", err)
+	}
+}
+
+func TestLockFileThatMayNotBeMade(t *testing.T) {
+	s, err := NewSink(testConfig(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for errno, want := range map[syscall.Errno]flow.Class{syscall.EACCES: flow.ClassFatal, syscall.EROFS: flow.ClassFatal, syscall.ENOSPC: flow.ClassUnknown} {
+		err := s.lockError(fmt.Errorf("making the lock file: %w", &os.PathError{Op: "open", Path: "x", Err: errno}))
+		if got := flow.ClassOf(err); got != want {
+			t.Errorf("%v: class %s, want %s", err, got, want)
 		}
 	}
 }
