@@ -3,6 +3,8 @@ package kafka
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -15,18 +17,57 @@ import (
 // retries by itself: it would bring the same at once.
 const errorPause = 250 * time.Millisecond
 
-// Read implements flow.Source.
+// probeEvery is how often the cluster is asked, after a transient error,
+// whether it is over: a topic without new records does not tell.
+const probeEvery = time.Second
+
+// Read implements flow.Source. It returns nil when it has delivered, and when a
+// transient error that it returned is over.
 func (s *Source) Read(ctx context.Context) error {
 	for ctx.Err() == nil {
 		delivered, troubled, err := s.readOnce(ctx)
-		if err != nil || delivered {
+		switch {
+		case err != nil:
 			return err
-		}
-		if troubled {
+		case troubled && !delivered:
 			sleep(ctx, errorPause)
+		case delivered, s.inTrouble() && s.answers(ctx):
+			s.setTrouble(troubled)
+			return nil
 		}
 	}
 	return nil
+}
+
+func (s *Source) inTrouble() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trouble
+}
+
+func (s *Source) setTrouble(is bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trouble = is
+}
+
+// answers asks the group's coordinator and the leaders of the partitions that
+// this process owns.
+func (s *Source) answers(ctx context.Context) bool {
+	c, err := s.connect()
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	s.mu.Lock()
+	parts := slices.Collect(maps.Keys(s.parts))
+	s.mu.Unlock()
+	if _, err := c.listOffsets(ctx, parts, s.cfg.isolation(), atLatest); err != nil {
+		return false
+	}
+	_, err = c.groupOffsets(ctx, s.cfg.Group, "")
+	return err == nil
 }
 
 // readOnce polls, delivers, and lets a rebalance that waits go on. troubled says
@@ -37,6 +78,11 @@ func (s *Source) readOnce(ctx context.Context) (delivered, troubled bool, err er
 		return false, false, nil
 	}
 	defer s.gate.leave()
+	if s.inTrouble() {
+		var cancel context.CancelFunc
+		pollCtx, cancel = context.WithTimeout(pollCtx, probeEvery)
+		defer cancel()
+	}
 	cl := s.client()
 	if cl == nil {
 		return false, false, errClosed

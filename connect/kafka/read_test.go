@@ -3,6 +3,7 @@ package kafka
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"testing"
@@ -169,4 +170,23 @@ func BenchmarkRead(b *testing.B) {
 	runtime.ReadMemStats(&after)
 	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/float64(b.N), "allocs/record")
 	b.ReportMetric(float64(after.TotalAlloc-before.TotalAlloc)/float64(b.N), "B/record")
+}
+
+func TestReadTellsThatATroubleIsOver(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	cfg := b.config(b.topic(1))
+	in := newIntake(t)
+	r := run(t, cfg, in)
+	eventually(t, "the partition", func() bool { return in.owns() == 1 })
+	r.stop()
+	r.report("the test", flow.Transient(errors.New("an outage")))
+	if err := r.Read(t.Context()); !flow.IsTransient(err) {
+		t.Fatalf("got %v, want the transient error", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := r.Read(ctx); err != nil || ctx.Err() != nil {
+		t.Errorf("on an idle topic, after the trouble: got %v, %v", err, ctx.Err())
+	}
 }

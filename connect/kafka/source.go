@@ -32,6 +32,7 @@ type Source struct {
 	parts    map[flow.Partition]*partition // owned by this process
 	paused   map[flow.Partition]bool       // by the engine
 	failures []error                       // for Read to return
+	trouble  bool                          // a transient error was reported, and nothing shows that it is over
 	reported map[string]time.Time          // transient errors, by what is concerned
 	checked  map[string]time.Time          // topics whose id was looked up
 	ids      map[[16]byte]string           // topic ids as text

@@ -74,6 +74,7 @@ func (s *Source) report(about string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if flow.IsTransient(err) {
+		s.trouble = true
 		if time.Since(s.reported[about]) < reportEvery {
 			return
 		}
