@@ -41,7 +41,8 @@ type Log struct {
 // from one goroutine, then Close from the same.
 type Source interface {
 	// Open connects, and says what there is to read. It may be called again
-	// after an error.
+	// after an error, and after Subscribe, from any goroutine, to learn what
+	// there is by then.
 	Open(ctx context.Context) (*Log, error)
 
 	// Subscribe begins reading for the Intake. It returns once the source is

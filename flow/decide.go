@@ -1,7 +1,6 @@
 package flow
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"time"
 )
@@ -65,9 +64,11 @@ func (r Retry) wait(n int) time.Duration {
 // tried next, and the fault is known to lie below suspect (0: no fault known).
 // The target names the rows (rejected at once) or not (halved until one row is
 // left: at most log2(rows)+1 attempts for each bad record).
+//
+// A target that does not finish in time gets smaller pieces: most bounds them (0: no bound).
 type isolation struct {
 	done, limit, suspect, end int
-	faults                    int
+	faults, most              int
 }
 
 func newIsolation(lo, hi int) isolation { return isolation{done: lo, limit: hi, end: hi} }
@@ -78,9 +79,18 @@ func (s *isolation) written() {
 	switch {
 	case s.done >= s.suspect:
 		s.suspect, s.limit = 0, s.end
+		if s.most > 0 {
+			s.limit = min(s.end, s.done+s.most)
+		}
 	default:
 		s.limit = s.done + max(1, (s.suspect-s.done)/2)
 	}
+}
+
+// late: the attempt on the rows up to limit did not end in time.
+func (s *isolation) late() {
+	s.most = max(1, (s.limit-s.done)/2)
+	s.limit = s.done + s.most
 }
 
 // refused: the attempt on the rows up to limit failed for the data. rows are
@@ -108,38 +118,25 @@ func (s *isolation) refused(rows []int, writable, first int) []int {
 	}
 }
 
-// startPosition decides where an assigned partition is read from.
-//
-// c is what the sink's checkpoint holds (Offset -1: no row), or nil for a sink
-// without checkpoints. known is the number of partitions of the topic that have a
-// row, and openEnded says that whole topics may appear. insert means that the
-// position must first be stored.
-func startPosition(info PartitionInfo, c *Checkpoint, known int32, openEnded bool) (pos Position, insert bool, err error) {
-	pos = Position{Partition: info.Partition, TopicID: info.TopicID, LeaderEpoch: -1}
+// startPosition decides where an assigned partition is read from. c is what the
+// sink's checkpoint holds, or nil for a sink without checkpoints.
+func startPosition(info PartitionInfo, c *Checkpoint) (Position, error) {
+	pos := Position{Partition: info.Partition, TopicID: info.TopicID, LeaderEpoch: -1}
 	switch {
-	case c != nil && c.Offset >= 0:
-		pos = c.Position
 	case c != nil:
-		// Partitions of a topic are numbered from 0 and rows are made for all
-		// of them at the first start: one that is missing among others was removed.
-		if info.ID < known || known == 0 && !openEnded {
-			return pos, false, fmt.Errorf("the checkpoint of %s is missing, but the flow has others (%d of its topic): "+
-				"somebody removed the row; put it back, or remove all rows of the flow to start anew", info.Partition, known)
-		}
-		pos.Offset = info.Begin
-		return pos, true, nil
+		pos = c.Position
 	case info.Committed >= 0:
 		pos.Offset, pos.LeaderEpoch = info.Committed, info.LeaderEpoch
 	default:
 		pos.Offset = info.Start
 	}
 	if pos.TopicID != "" && info.TopicID != "" && pos.TopicID != info.TopicID {
-		return pos, false, &PositionLostError{Position: pos, Begin: info.Begin, End: info.End, TopicIDNow: info.TopicID}
+		return pos, &PositionLostError{Position: pos, Begin: info.Begin, End: info.End, TopicIDNow: info.TopicID}
 	}
 	// A position beyond the end is for the source to find: a predecessor may
 	// have moved it there after info was asked for.
 	if pos.Offset < info.Begin {
-		return pos, false, &PositionLostError{Position: pos, Begin: info.Begin, End: info.End}
+		return pos, &PositionLostError{Position: pos, Begin: info.Begin, End: info.End}
 	}
-	return pos, false, nil
+	return pos, nil
 }

@@ -124,46 +124,47 @@ func TestStartPosition(t *testing.T) {
 	}
 	committed := info
 	committed.Committed = 50
-	lost := committed
-	lost.Committed = 5
+	gone := committed
+	gone.Committed = 5
 	for name, c := range map[string]struct {
-		info      PartitionInfo
-		c         *Checkpoint
-		known     int32
-		openEnded bool
-		offset    int64
-		insert    bool
-		fails     bool
-		isLost    bool
+		info   PartitionInfo
+		c      *Checkpoint
+		offset int64
+		lost   bool
 	}{
 		"no checkpoint store: the configured start": {info: info, offset: 100},
 		"no checkpoint store: the committed offset": {info: committed, offset: 50},
-		"no checkpoint store: committed but gone":   {info: lost, fails: true, isLost: true},
-		"stored":                                  {info: info, c: at(42), offset: 42},
-		"stored wins over committed":              {info: committed, c: at(42), offset: 42},
-		"stored at the end":                       {info: info, c: at(100), offset: 100},
-		"stored beyond the end as it was":         {info: info, c: at(101), offset: 101},
-		"stored before the start":                 {info: info, c: at(9), fails: true, isLost: true},
-		"a new partition starts at its beginning": {info: info, c: at(-1), known: 3, offset: 10, insert: true},
-		"a row is missing among others":           {info: info, c: at(-1), known: 4, fails: true},
-		"all rows of a fixed topic are missing":   {info: info, c: at(-1), known: 0, fails: true},
-		"a new topic of a pattern":                {info: info, c: at(-1), known: 0, openEnded: true, offset: 10, insert: true},
-		"another topic of the same name": {
-			info: PartitionInfo{Partition: p, TopicID: "other", Begin: 0, End: 100}, c: at(42), fails: true, isLost: true,
-		},
+		"no checkpoint store: committed but gone":   {info: gone, lost: true},
+		"stored":                          {info: info, c: at(42), offset: 42},
+		"stored wins over committed":      {info: committed, c: at(42), offset: 42},
+		"stored at the end":               {info: info, c: at(100), offset: 100},
+		"stored beyond the end as it was": {info: info, c: at(101), offset: 101},
+		"stored before the start":         {info: info, c: at(9), lost: true},
+		"another topic of the same name":  {info: PartitionInfo{Partition: p, TopicID: "other", End: 100}, c: at(42), lost: true},
 	} {
-		pos, insert, err := startPosition(c.info, c.c, c.known, c.openEnded)
-		if c.fails {
-			if err == nil {
-				t.Errorf("%s: no error, offset %d", name, pos.Offset)
-			}
-			if got := errors.As(err, new(*PositionLostError)); got != c.isLost {
-				t.Errorf("%s: %v", name, err)
-			}
-			continue
+		pos, err := startPosition(c.info, c.c)
+		if got := errors.As(err, new(*PositionLostError)); got != c.lost || err == nil && pos.Offset != c.offset {
+			t.Errorf("%s: offset %d, %v; want %d, lost %v", name, pos.Offset, err, c.offset, c.lost)
 		}
-		if err != nil || pos.Offset != c.offset || insert != c.insert {
-			t.Errorf("%s: offset %d, insert %v, %v; want %d, %v", name, pos.Offset, insert, err, c.offset, c.insert)
+	}
+}
+
+// A target that writes only so many rows in time gets pieces that it can write.
+func TestIsolationMakesPiecesThatEndInTime(t *testing.T) {
+	for n := 1; n < 200; n++ {
+		for can := 1; can < n; can += 7 {
+			s := newIsolation(0, n)
+			tries := 0
+			for s.done < n {
+				if tries++; tries > 500 {
+					t.Fatalf("%d rows, %d in time: no end", n, can)
+				}
+				if s.limit-s.done > can {
+					s.late()
+				} else {
+					s.written()
+				}
+			}
 		}
 	}
 }

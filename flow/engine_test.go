@@ -186,7 +186,12 @@ func chaos(t *testing.T, seed uint64) (fenced int) {
 		_ = table.Wait(ctx, durable(table, total))
 		cancel()
 		p := running[rng.IntN(len(running))]
-		switch rng.IntN(9) {
+		switch rng.IntN(10) {
+		case 9:
+			if partitions < 12 {
+				partitions++
+				log.Create("t", int(partitions))
+			}
 		case 0:
 			log.Evict(p.source) // a zombie until it is told
 		case 1, 2:
@@ -213,7 +218,7 @@ func chaos(t *testing.T, seed uint64) (fenced int) {
 		case 7:
 			log.Break()
 		case 8:
-			if rng.IntN(3) == 0 { // a failover that loses the newest transactions
+			if rows, _ := table.Len(); rows > 0 && rng.IntN(3) == 0 { // a failover that loses the newest transactions
 				restore := table.Snapshot()
 				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
 				_ = table.Wait(ctx, durable(table, total))

@@ -2,7 +2,6 @@ package flow
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -40,15 +39,18 @@ type Flow struct {
 
 	mu       sync.Mutex // guards what follows; before any lane.mu
 	parts    map[Partition]*partition
-	seeks    []Position
+	seeks    []seek
 	wakeRead context.CancelFunc // interrupts Read; nil while the reader does not read
 	// anyPaused: Read cannot deliver everything, so a change must interrupt it.
 	anyPaused bool
-	state     State
-	err       error // the last error of a retry or wait
-	failure   error // why the flow stops
-	cancel    context.CancelFunc
-	retries   map[*lane]bool // lanes that wait to try again
+	// assignments counts calls of Assigned.
+	assignments int
+	state       State
+	failure     error // why the flow stops
+	cancel      context.CancelFunc
+	retries     map[*lane]*retryState // what is tried again; nil: the reader, or the start
+	waiting     map[Partition]error   // partitions whose position is lost
+	deadSaid    time.Time             // when dead letters were last logged
 
 	records, rows, dead, batches, retried, bytes, fences atomic.Int64
 	lastCommit                                           atomic.Int64 // Unix microseconds
@@ -62,7 +64,7 @@ func New(cfg Config) (*Flow, error) {
 	cfg.setDefaults()
 	f := &Flow{
 		cfg: cfg, log: cfg.Logger.With(slog.String("flow", cfg.Name)),
-		room: make(chan struct{}, 1), parts: map[Partition]*partition{}, retries: map[*lane]bool{}, state: StateStarting,
+		room: make(chan struct{}, 1), parts: map[Partition]*partition{}, retries: map[*lane]*retryState{}, waiting: map[Partition]error{}, state: StateStarting,
 	}
 	f.checkpoints, _ = cfg.Sink.(Checkpointer)
 	store, ok := cfg.Sink.(DeadLetterStore)
@@ -87,7 +89,9 @@ func (f *Flow) Run(ctx context.Context) error {
 
 	err := f.start(ctx)
 	if err == nil {
-		f.setState(StateRunning, nil)
+		f.mu.Lock()
+		f.state = StateRunning
+		f.mu.Unlock()
 		f.move(ctx, writing, stopWriting)
 	} else if ctx.Err() == nil {
 		f.fail(err)
@@ -172,10 +176,10 @@ func (f *Flow) laneCount(partitions int) int {
 }
 
 // initCheckpoint makes sure that a new flow has its start stored before
-// anything is read: a crash cannot move it then.
+// anything is read: a crash cannot move it then. Partitions that have appeared since are added.
 func (f *Flow) initCheckpoint(ctx context.Context) error {
 	return f.retry(ctx, "preparing the checkpoint", func() error {
-		return f.checkpoints.Init(ctx, func(ctx context.Context) ([]Position, error) {
+		err := f.checkpoints.Init(ctx, func(context.Context) ([]Position, error) {
 			positions := make([]Position, len(f.origin.Partitions))
 			for i := range f.origin.Partitions {
 				p := &f.origin.Partitions[i]
@@ -183,7 +187,32 @@ func (f *Flow) initCheckpoint(ctx context.Context) error {
 			}
 			return positions, nil
 		})
+		if err != nil {
+			return err
+		}
+		return f.addPartitions(ctx, f.origin)
 	})
+}
+
+// addPartitions stores the beginning of all partitions that are newer than
+// those that the checkpoint knows: all at once, because one that is missing
+// below others means that somebody removed its row.
+func (f *Flow) addPartitions(ctx context.Context, log *Log) error {
+	known, err := f.checkpoints.Topics(ctx)
+	if err != nil {
+		return err
+	}
+	var fresh []Position
+	for _, info := range log.Partitions {
+		if n := known[info.Topic]; n > 0 && info.ID >= n || n == 0 && log.OpenEnded {
+			fresh = append(fresh, Position{Partition: info.Partition, TopicID: info.TopicID, Offset: info.Begin, LeaderEpoch: -1})
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	f.log.Info("partitions have appeared: they are read from their beginning", slog.String("partitions", summary(fresh)))
+	return f.checkpoints.Insert(ctx, fresh)
 }
 
 // move reads until ctx ends, then lets the lanes finish within the grace.
@@ -282,32 +311,68 @@ func (f *Flow) retry(ctx context.Context, what string, fn func() error) error {
 	}
 }
 
-// retrying logs, counts and shows a wait before another attempt.
+// retryState is what is known of attempts that fail.
+type retryState struct {
+	err      error
+	attempts int
+	since    time.Time
+	// said is when it was last logged: not every attempt is news.
+	said time.Time
+	text string
+	// over: the wait is over and the next attempt under way.
+	over bool
+}
+
+// sayAgain is how often the same failure is logged.
+const sayAgain = 10 * time.Second
+
+// retrying logs, counts and shows a wait before another attempt of a lane, or
+// with nil of the reader or the start.
 func (f *Flow) retrying(l *lane, attempt int, wait time.Duration, err error) {
 	f.retried.Add(1)
 	n := -1
 	if l != nil {
 		n = l.n
 	}
-	f.log.Warn("will try again", slog.Int("lane", n), slog.Int("attempt", attempt), slog.Duration("wait", wait.Round(time.Millisecond)), slog.Any("error", err))
+	now, text := time.Now(), err.Error()
 	f.mu.Lock()
-	f.retries[l] = true
-	f.err = err
+	r := f.retries[l]
+	if r == nil {
+		r = &retryState{since: now}
+		f.retries[l] = r
+	}
+	r.err, r.over = err, false
+	r.attempts++
+	say := r.text != text || now.Sub(r.said) >= sayAgain
+	if say {
+		r.said, r.text = now, text
+	}
 	f.mu.Unlock()
+	if say {
+		f.log.Warn("will try again", slog.Int("lane", n), slog.Int("attempt", attempt), slog.Duration("wait", wait.Round(time.Millisecond)), slog.Any("error", err))
+	}
 	if f.cfg.Observer != nil {
 		f.cfg.Observer.Retrying(n, attempt, wait, err)
 	}
 }
 
-func (f *Flow) clearRetry(l *lane) {
+// waited shows that another attempt is under way.
+func (f *Flow) waited(l *lane) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.retries[l] {
-		return
+	if r := f.retries[l]; r != nil {
+		r.over = true
 	}
+}
+
+// clearRetry follows an attempt that succeeded.
+func (f *Flow) clearRetry(l *lane) {
+	f.mu.Lock()
+	r := f.retries[l]
 	delete(f.retries, l)
-	if len(f.retries) == 0 && f.state != StateWaiting {
-		f.err = nil
+	f.mu.Unlock()
+	if r != nil {
+		f.log.Info("works again", slog.Int("attempts", r.attempts), slog.Duration("after", time.Since(r.since).Round(time.Millisecond)), slog.String("was", r.text))
 	}
 }
 
@@ -315,16 +380,10 @@ func (f *Flow) clearRetry(l *lane) {
 func (f *Flow) fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.failure == nil && !errors.Is(err, context.Canceled) {
+	if f.failure == nil {
 		f.failure = err
 	}
 	f.cancel()
-}
-
-func (f *Flow) setState(s State, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.state, f.err = s, err
 }
 
 // fenced counts and logs a refused write.
@@ -332,6 +391,25 @@ func (f *Flow) fenced(l *lane, b *laneBatch, err *FencedError) {
 	f.fences.Add(1)
 	f.log.Warn("write fenced: nothing was written, the lane reads the checkpoint again",
 		slog.Int("lane", l.n), slog.Int("records", b.Len()), slog.Any("error", err))
+}
+
+// sayDead logs dead letters, the first of a batch for all of them, and not
+// more often than each 10 s.
+func (f *Flow) sayDead(dead []DeadLetter) {
+	now := time.Now()
+	f.mu.Lock()
+	say := now.Sub(f.deadSaid) >= sayAgain
+	if say {
+		f.deadSaid = now
+	}
+	f.mu.Unlock()
+	if !say {
+		return
+	}
+	d := &dead[0]
+	f.log.Warn("records cannot be processed and become dead letters", slog.Int("of_this_batch", len(dead)), slog.Int64("so_far", f.dead.Load()+int64(len(dead))),
+		slog.Group("first", slog.String("topic", d.Topic), slog.Int("partition", int(d.ID)), slog.Int64("offset", d.Record.Offset),
+			slog.String("stage", string(d.Stage)), slog.String("class", d.Class), slog.String("column", d.Column), slog.String("message", d.Message)))
 }
 
 func (f *Flow) count(s *BatchStats) {
@@ -370,9 +448,17 @@ func (f *Flow) Status() Status {
 	now := time.Now().UnixMicro()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.State, s.Err = f.state, f.err
-	if s.State == StateRunning && len(f.retries) > 0 {
-		s.State = StateRetrying
+	s.State = f.state
+	for _, r := range f.retries {
+		if s.State == StateRunning && !r.over {
+			s.State, s.Err = StateRetrying, r.err
+		}
+	}
+	for _, err := range f.waiting {
+		if s.State == StateRunning || s.State == StateRetrying {
+			s.State = StateWaiting
+		}
+		s.Err = err
 	}
 	if f.failure != nil {
 		s.Err = f.failure

@@ -56,7 +56,12 @@ func (f intake) Assigned(ctx context.Context, infos []PartitionInfo) ([]Position
 	if f.cfg.Observer != nil {
 		f.cfg.Observer.Rebalanced(len(infos), 0)
 	}
+	f.mu.Lock()
+	f.assignments++
+	f.anyPaused = true
+	f.mu.Unlock()
 	f.roomChanged() // the reader looks at pauses anew
+	f.committer.poke()
 	return out, nil
 }
 
@@ -69,7 +74,10 @@ func summary(ps []Position) string {
 			fmt.Fprintf(&b, " and %d more", len(ps)-most)
 			break
 		}
-		if i > 0 {
+		if p.Offset < 0 {
+			continue // not to be read
+		}
+		if b.Len() > 0 {
 			b.WriteByte(' ')
 		}
 		fmt.Fprintf(&b, "%s@%d", p.Partition, p.Offset)
@@ -111,24 +119,29 @@ func (f intake) takeOver(ctx context.Context, l *lane, infos []PartitionInfo, in
 			c = &stored[k]
 			p.owner = c.Owner
 		}
-		pos, _, err := startPosition(info, c, 0, true)
+		if !slices.ContainsFunc(f.origin.Partitions, func(o PartitionInfo) bool { return o.Partition == info.Partition }) {
+			info.Start = info.Begin // it appeared while the flow ran
+		}
+		pos, err := startPosition(info, c)
 		if err != nil {
 			if !f.cfg.WaitOnLostPosition {
 				return err
 			}
-			f.setState(StateWaiting, err)
-			f.log.Error("position lost: the partition is not read until its position is set and the flow started again",
-				slog.String("topic", info.Topic), slog.Int("partition", int(info.ID)), slog.Any("error", err))
+			f.waitForPosition(info.Partition, err)
 			continue
 		}
 		if p.topicID == "" {
 			p.topicID = pos.TopicID
 		}
-		p.expect, p.cut, p.committed, p.told = pos.Offset, pos.Offset, pos.Offset, pos.Offset
+		p.expect, p.cut, p.committed, p.epoch = pos.Offset, pos.Offset, pos.Offset, pos.LeaderEpoch
+		p.told = info.Committed // the start itself is told, or a restart would resolve "latest" again
+		// A Pause of the partition's last life may still be under way: the reader resumes it.
+		p.paused = true
 		out[i] = pos
 		f.mu.Lock()
 		old := f.parts[info.Partition]
 		f.parts[info.Partition] = p
+		delete(f.waiting, info.Partition)
 		f.mu.Unlock()
 		if old != nil {
 			f.removeFromLane(old)
@@ -154,39 +167,34 @@ func (f intake) claim(ctx context.Context, l *lane, infos []PartitionInfo, indic
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(stored, func(c Checkpoint) bool { return c.Offset < 0 }) {
+		if !slices.ContainsFunc(stored, missing) {
 			return nil
 		}
-		known, err := f.checkpoints.Topics(ctx)
+		log, err := f.cfg.Source.Open(ctx) // what there is now
 		if err != nil {
 			return err
 		}
-		var fresh []Position
-		for k, i := range indices {
-			if stored[k].Offset >= 0 {
-				continue
-			}
-			pos, insert, err := startPosition(infos[i], &stored[k], known[infos[i].Topic], f.origin.OpenEnded)
-			if err != nil {
-				return Fatal(err)
-			}
-			if insert {
-				fresh = append(fresh, pos)
-			}
-		}
-		if err := f.checkpoints.Insert(ctx, fresh); err != nil {
+		if err := f.addPartitions(ctx, log); err != nil {
 			return err
 		}
-		stored, err = f.checkpoints.Claim(ctx, l.n, names)
-		return err
+		if stored, err = f.checkpoints.Claim(ctx, l.n, names); err != nil {
+			return err
+		}
+		if k := slices.IndexFunc(stored, missing); k >= 0 {
+			return Fatal(fmt.Errorf("the checkpoint of %s is missing, but the flow has others: somebody removed the row; "+
+				"put it back, or remove all rows of the flow to start anew", names[k]))
+		}
+		return nil
 	})
 	return stored, err
 }
 
+func missing(c Checkpoint) bool { return c.Offset < 0 }
+
 func (f *Flow) removeFromLane(p *partition) {
 	l := p.lane
 	l.mu.Lock()
-	p.gone = true
+	p.gone, p.lost = true, true
 	l.drop(p)
 	if i := slices.Index(l.parts, p); i >= 0 {
 		l.parts = slices.Delete(l.parts, i, i+1)
@@ -201,6 +209,7 @@ func (f intake) Revoked(ctx context.Context, ps []Partition, lost bool) {
 	var held []*partition
 	f.mu.Lock()
 	for _, name := range ps {
+		delete(f.waiting, name)
 		if p := f.parts[name]; p != nil {
 			held = append(held, p)
 		}
@@ -208,7 +217,7 @@ func (f intake) Revoked(ctx context.Context, ps []Partition, lost bool) {
 	f.mu.Unlock()
 	for _, p := range held {
 		p.lane.mu.Lock()
-		p.gone = true
+		p.gone, p.lost = true, lost
 		p.lane.drop(p)
 		p.lane.mu.Unlock()
 	}
@@ -338,7 +347,15 @@ func (f *Flow) positionLost(err *PositionLostError) {
 	p.gone = true
 	p.lane.mu.Unlock()
 	if first {
-		f.setState(StateWaiting, err)
-		f.log.Error("position lost: the partition is not read until its position is set and the flow started again", slog.Any("error", fmt.Errorf("flow %s: %w", f.cfg.Name, err)))
+		f.waitForPosition(err.Partition, err)
 	}
+}
+
+// waitForPosition shows and says that a partition is not read.
+func (f *Flow) waitForPosition(p Partition, err error) {
+	f.mu.Lock()
+	f.waiting[p] = err
+	f.mu.Unlock()
+	f.log.Error("position lost: the partition is not read until its position is set and the flow started again",
+		slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)), slog.Any("error", err))
 }

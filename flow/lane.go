@@ -2,6 +2,7 @@ package flow
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -19,19 +20,26 @@ type partition struct {
 	// durable: committed <= cut <= expect.
 	expect, cut, committed int64
 	// told is the position that the source was last told of.
-	told  int64
+	told int64
+	// epoch is the leader epoch of the record before committed.
 	epoch int32
 	end   int64
 	queue []chunk
 	// inflight counts batches that were cut and are not finished.
 	inflight int
-	// gone: revoked, or lost for good. Nothing is taken any more.
-	gone bool
-	// seeking: a Seek is pending; what is delivered until then is stale.
+	// gone: revoked, or lost for good. Nothing is taken any more; what was cut
+	// may still be written. With lost, it may not: somebody else owns it.
+	gone, lost bool
+	// seeking: a Seek is pending; what is delivered until then is stale. seek
+	// numbers them: only the newest ends it.
 	seeking bool
-	// fencedAt is when the checkpoint was found to have another owner; zero
-	// while it is ours. The source is expected to revoke the partition soon.
+	seek    int
+	// fenced is what the checkpoint was found to be when it had another owner,
+	// fencedAt when; zero while it is ours. The source is expected to revoke the
+	// partition soon. claims counts how often it was claimed back instead.
+	fenced   Checkpoint
 	fencedAt time.Time
+	claims   int
 	paused   bool
 	// newest is the timestamp of the last durable record.
 	newest int64
@@ -42,6 +50,7 @@ type partition struct {
 type chunk struct {
 	records, buf []Record
 	next         int64
+	epoch        int32
 	bytes        int64
 	arrived      time.Time
 }
@@ -117,11 +126,11 @@ func (l *lane) deliver(p *partition, f Fetch) {
 	for len(recs) > 0 && recs[0].Offset < p.expect {
 		recs = recs[1:]
 	}
-	c := chunk{records: recs, buf: f.Records, next: f.Next, arrived: time.Now()}
+	c := chunk{records: recs, buf: f.Records, next: f.Next, epoch: f.LeaderEpoch, arrived: time.Now()}
 	for i := range recs {
 		c.bytes += int64(recs[i].Size())
 	}
-	p.expect, p.epoch = f.Next, f.LeaderEpoch
+	p.expect = f.Next
 	p.queue = append(p.queue, c)
 	l.records += len(recs)
 	l.bytes += c.bytes
@@ -182,7 +191,9 @@ func (l *lane) prepare(ctx context.Context) {
 		for _, t := range l.transforms {
 			if err := t.Process(ctx, &b.Batch); err != nil {
 				l.finish(b)
-				l.f.fail(err)
+				if ctx.Err() == nil {
+					l.f.fail(fmt.Errorf("transform: %w", err))
+				}
 				return
 			}
 		}
@@ -320,6 +331,7 @@ func (l *lane) take(b *laneBatch, p *partition, quota int, quotaBytes int64) {
 		for r := at; r < len(b.Records); r++ {
 			b.Records[r].Part = index
 		}
+		part.LeaderEpoch = c.epoch
 		if i < len(c.records) {
 			if i > 0 {
 				part.Next = c.records[i-1].Offset + 1

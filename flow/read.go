@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/penstockdev/penstock/internal/failpoint"
@@ -29,7 +28,10 @@ func (f *Flow) readLoop(ctx context.Context) {
 		f.mu.Unlock()
 		interrupted := reading.Err() != nil
 		stop()
-		if err == nil || interrupted {
+		if interrupted && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+			err = nil
+		}
+		if err == nil {
 			attempt, unknown = 0, 0
 			f.clearRetry(nil)
 			continue
@@ -43,6 +45,8 @@ func (f *Flow) readLoop(ctx context.Context) {
 			unknown = 0
 		case ClassOf(err) == ClassUnknown && unknown < f.cfg.Retry.UnknownAttempts:
 			unknown++
+		case ctx.Err() != nil:
+			return
 		default:
 			f.fail(fmt.Errorf("reading: %w", err))
 			return
@@ -54,6 +58,8 @@ func (f *Flow) readLoop(ctx context.Context) {
 		case <-time.After(wait):
 		case <-ctx.Done():
 		}
+		// The next Read may wait for long because there is nothing to read.
+		f.waited(nil)
 	}
 }
 
@@ -62,6 +68,9 @@ func (f *Flow) readLoop(ctx context.Context) {
 func (f *Flow) awaitRoom(ctx context.Context) bool {
 	pauser, _ := f.cfg.Source.(Pauser)
 	for {
+		f.mu.Lock()
+		assignments := f.assignments
+		f.mu.Unlock()
 		room, full, paused := 0, 0, false
 		var pause, resume []Partition
 		for _, l := range f.lanes {
@@ -70,7 +79,7 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 			if held < f.roomBelow {
 				room++
 			}
-			over, low := held >= f.pauseAbove, held < f.roomBelow/2
+			over, low := held >= f.pauseAbove, held <= f.roomBelow/2
 			if over {
 				full++
 			}
@@ -91,7 +100,7 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 		}
 		f.mu.Lock()
 		seeks := len(f.seeks) > 0
-		f.anyPaused = paused
+		f.anyPaused = paused || f.assignments != assignments
 		f.mu.Unlock()
 		if pauser != nil {
 			if len(pause) > 0 {
@@ -126,13 +135,21 @@ func (f *Flow) roomChanged() {
 	f.mu.Unlock()
 }
 
+// seek is a position that the source must be set to, and the number that the
+// partition gave it.
+type seek struct {
+	p   *partition
+	pos Position
+	n   int
+}
+
 // requestSeek asks the reader to set the source back.
-func (f *Flow) requestSeek(ps []Position) {
-	if len(ps) == 0 {
+func (f *Flow) requestSeek(seeks []seek) {
+	if len(seeks) == 0 {
 		return
 	}
 	f.mu.Lock()
-	f.seeks = append(f.seeks, ps...)
+	f.seeks = append(f.seeks, seeks...)
 	if f.wakeRead != nil {
 		f.wakeRead()
 	}
@@ -165,27 +182,33 @@ func (f *Flow) applySeeks(ctx context.Context, stop context.CancelFunc) bool {
 		f.fail(errors.New("the checkpoint was moved, and the source cannot be set back: start the flow again"))
 		return false
 	}
-	if err := f.retry(ctx, "setting the source back", func() error { return seeker.Seek(ctx, seeks) }); err != nil {
+	var valid []seek
+	var positions []Position
+	for _, k := range seeks {
+		k.p.lane.mu.Lock()
+		if !k.p.gone && k.p.seek == k.n { // else revoked, or overtaken by another seek
+			valid, positions = append(valid, k), append(positions, k.pos)
+		}
+		k.p.lane.mu.Unlock()
+	}
+	if len(valid) == 0 {
+		return true
+	}
+	if err := f.retry(ctx, "setting the source back", func() error { return seeker.Seek(ctx, positions) }); err != nil {
 		f.mu.Lock()
-		f.seeks = append(seeks, f.seeks...)
+		f.seeks = append(valid, f.seeks...)
 		f.mu.Unlock()
 		if ctx.Err() == nil {
 			f.fail(err)
 		}
 		return false
 	}
-	for _, s := range seeks {
-		f.mu.Lock()
-		p := f.parts[s.Partition]
-		f.mu.Unlock()
-		if p == nil {
-			continue
+	for _, k := range valid {
+		k.p.lane.mu.Lock()
+		if k.p.seek == k.n {
+			k.p.seeking = false
 		}
-		p.lane.mu.Lock()
-		if p.expect == s.Offset { // not reset again meanwhile
-			p.seeking = false
-		}
-		p.lane.mu.Unlock()
+		k.p.lane.mu.Unlock()
 	}
 	return true
 }
@@ -198,7 +221,9 @@ type committer struct {
 	wake  chan struct{}
 	every time.Duration
 
-	mu sync.Mutex // held while the source commits: calls must not overlap
+	// busy is held while the source commits, because calls must not overlap. A
+	// channel, so that waiting for it ends with a context.
+	busy chan struct{}
 }
 
 // How often positions are told to the source.
@@ -208,7 +233,7 @@ const (
 )
 
 func newCommitter(f *Flow) *committer {
-	c := &committer{f: f, wake: make(chan struct{}, 1), every: commitEvery}
+	c := &committer{f: f, wake: make(chan struct{}, 1), busy: make(chan struct{}, 1), every: commitEvery}
 	if f.checkpoints != nil {
 		c.every = commitEveryForTools
 	}
@@ -257,8 +282,12 @@ func (c *committer) commit(ctx context.Context, ps []*partition) {
 	if !ok {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	select {
+	case c.busy <- struct{}{}:
+		defer func() { <-c.busy }()
+	case <-ctx.Done():
+		return
+	}
 	var positions []Position
 	var moved []*partition
 	for _, p := range ps {

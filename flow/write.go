@@ -19,6 +19,9 @@ var idleCheck = 10 * time.Second
 func (l *lane) write(ctx context.Context) {
 	timer := time.NewTimer(idleCheck)
 	defer timer.Stop()
+	// After a batch that was not written none may be: where the source keeps
+	// the positions, a later one would carry them over the hole.
+	failed := false
 	for {
 		l.mu.Lock()
 		l.idle = true
@@ -41,7 +44,7 @@ func (l *lane) write(ctx context.Context) {
 		l.idle = false
 		stale := b.gen != l.gen
 		l.mu.Unlock()
-		if stale || ctx.Err() != nil {
+		if stale || failed || ctx.Err() != nil {
 			l.finish(b)
 			continue
 		}
@@ -51,17 +54,22 @@ func (l *lane) write(ctx context.Context) {
 		case err == nil:
 		case ctx.Err() != nil:
 			// The flow is stopping: the batch stays unwritten, and its records will be read again.
+			failed = true
 		case errors.As(err, &lost):
 			l.f.fenced(l, b, lost)
-			if err := l.reset(ctx); err != nil && ctx.Err() == nil {
-				l.f.fail(err)
-			}
+			failed = !l.reset(ctx)
+		case errors.Is(err, errLost):
+			failed = !l.reset(ctx)
 		default:
+			failed = true
 			l.f.fail(l.describe(b, err))
 		}
 		l.finish(b)
 	}
 }
+
+// errLost ends the attempts at a batch of which a part belongs to somebody else by now.
+var errLost = errors.New("a partition of the batch was lost")
 
 // describe says where an error that stops the flow happened.
 func (l *lane) describe(b *laneBatch, err error) error {
@@ -82,10 +90,16 @@ func (l *lane) writeBatch(ctx context.Context, b *laneBatch) error {
 	iso := newIsolation(b.lo, b.hi)
 	attempt, unknown := 0, 0
 	start := time.Now()
+	stored := false // the rows are, and only BeforeCommit is to be done
 	for len(b.Parts) > 0 {
+		// A Checkpointer fences what is lost; for others we have to.
+		if l.f.checkpoints == nil && l.anyLost(b) {
+			return errLost
+		}
 		view := b.head(iso.limit)
-		err := l.attempt(ctx, view)
+		late, err := l.attempt(ctx, view, &stored)
 		if err == nil {
+			stored = false
 			l.written(b, view, time.Since(start))
 			b.advance(iso.limit)
 			iso.written()
@@ -122,6 +136,9 @@ func (l *lane) writeBatch(ctx context.Context, b *laneBatch) error {
 			}
 		case ClassTransient:
 			unknown = 0
+			if late {
+				iso.late()
+			}
 		}
 		attempt++
 		wait := l.f.cfg.Retry.wait(attempt)
@@ -135,25 +152,40 @@ func (l *lane) writeBatch(ctx context.Context, b *laneBatch) error {
 	return nil
 }
 
-// attempt tries once to write the view.
-func (l *lane) attempt(ctx context.Context, view *Batch) error {
+// anyLost reports whether a partition of the batch belongs to somebody else by now.
+func (l *lane) anyLost(b *laneBatch) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(b.parts, func(p *partition) bool { return p.lost })
+}
+
+// attempt tries once to write the view. late says that it took too long.
+// stored is set when the rows are written and what is left is BeforeCommit: then
+// that alone is repeated.
+func (l *lane) attempt(ctx context.Context, view *Batch, stored *bool) (late bool, err error) {
 	if len(view.rej.list) > 0 && !l.f.keepsDeadLetters {
 		if dead := view.deadLetters(); len(dead) > 0 {
 			d := &dead[0]
-			return Fatal(fmt.Errorf("%s offset %d cannot be processed (%s: %s), and the flow has nowhere to keep dead letters: "+
+			return false, Fatal(fmt.Errorf("%s offset %d cannot be processed (%s: %s), and the flow has nowhere to keep dead letters: "+
 				"configure a dead-letter queue", d.Partition, d.Record.Offset, d.Class, d.Message))
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.f.cfg.Batch.Timeout)
 	defer cancel()
-	err := l.writer.Write(ctx, view)
+	if !*stored {
+		err = l.writer.Write(ctx, view)
+	}
 	if err == nil && l.f.checkpoints == nil {
+		*stored = true
 		err = view.BeforeCommit(ctx)
 	}
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && ClassOf(err) == ClassUnknown {
-		return Transient(fmt.Errorf("not done within %s: %w", l.f.cfg.Batch.Timeout, err))
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		late = !*stored
+		if ClassOf(err) == ClassUnknown {
+			err = Transient(fmt.Errorf("not done within %s: %w", l.f.cfg.Batch.Timeout, err))
+		}
 	}
-	return err
+	return late, err
 }
 
 // written counts a view of b that became durable, and moves the positions.
@@ -167,6 +199,7 @@ func (l *lane) written(b *laneBatch, view *Batch, took time.Duration) {
 		stats.Oldest = view.Records[view.lo].Timestamp
 	}
 	if dead := view.deadLetters(); len(dead) > 0 {
+		f.sayDead(dead)
 		stats.Dead = make(map[string]int)
 		for i := range dead {
 			stats.Dead[dead[i].Class]++
@@ -179,7 +212,7 @@ func (l *lane) written(b *laneBatch, view *Batch, took time.Duration) {
 			if p.Partition != part.Partition {
 				continue
 			}
-			p.committed = part.Next
+			p.committed, p.epoch, p.claims = part.Next, part.LeaderEpoch, 0
 			if part.End > part.First {
 				p.newest = view.Records[part.End-1].Timestamp
 			}
@@ -190,27 +223,35 @@ func (l *lane) written(b *laneBatch, view *Batch, took time.Duration) {
 	f.committer.poke()
 }
 
+// held returns the partitions that are the lane's own now. The caller holds l.mu.
+func (l *lane) held() (ps []*partition, names []Partition) {
+	for _, p := range l.parts {
+		if !p.gone && p.fencedAt.IsZero() {
+			ps, names = append(ps, p), append(names, p.Partition)
+		}
+	}
+	return ps, names
+}
+
 // verify resets the lane if the checkpoint is not where the lane left it.
 func (l *lane) verify(ctx context.Context) {
 	if l.f.checkpoints == nil {
 		return
 	}
 	l.mu.Lock()
-	var held []*partition
-	var names []Partition
-	for _, p := range l.parts {
-		if !p.gone && p.fencedAt.IsZero() {
-			held, names = append(held, p), append(names, p.Partition)
-		}
-	}
+	held, names := l.held()
 	l.mu.Unlock()
 	if len(names) == 0 {
 		return
 	}
 	stored, err := l.f.checkpoints.Read(ctx, names)
 	if err != nil {
-		return // the next write will meet it, and say so
+		if ctx.Err() == nil { // nothing is lost, but who looks at the flow should know
+			l.f.retrying(l, 1, idleCheck, fmt.Errorf("comparing positions with the checkpoint: %w", err))
+		}
+		return
 	}
+	l.f.clearRetry(l)
 	moved := false
 	l.mu.Lock()
 	for i, p := range held {
@@ -218,83 +259,104 @@ func (l *lane) verify(ctx context.Context) {
 		moved = moved || !p.gone && !p.seeking && (stored[i].Offset != p.committed || stored[i].Owner != p.owner)
 	}
 	l.mu.Unlock()
-	if !moved {
-		return
-	}
-	if err := l.reset(ctx); err != nil && ctx.Err() == nil {
-		l.f.fail(err)
+	if moved {
+		l.reset(ctx)
 	}
 }
 
-// claimBack takes over again what was let go some time ago and has not been revoked
-// since: the other owner was a zombie, or the checkpoint went back in time
-// together with its owner epochs.
+// claimBack takes over again what was let go some time ago and has not been
+// revoked since. That is right if the checkpoint went back in time together with
+// its owner epochs, or the other owner is dead; if it is alive, we are the
+// zombie. So a partition whose checkpoint still moves is left alone, and every
+// attempt waits twice as long as the one before.
 func (l *lane) claimBack(ctx context.Context) {
-	var held []*partition
+	var fenced []*partition
 	l.mu.Lock()
 	for _, p := range l.parts {
-		if !p.gone && !p.fencedAt.IsZero() && time.Since(p.fencedAt) > idleCheck {
-			held = append(held, p)
+		if !p.gone && !p.fencedAt.IsZero() && time.Since(p.fencedAt) > idleCheck<<min(p.claims, 6) {
+			fenced = append(fenced, p)
 		}
 	}
 	l.mu.Unlock()
-	for _, p := range held {
-		stored, err := l.f.checkpoints.Claim(ctx, l.n, []Partition{p.Partition})
-		if err != nil || stored[0].Offset < 0 {
+	for _, p := range fenced {
+		names := []Partition{p.Partition}
+		now, err := l.f.checkpoints.Read(ctx, names)
+		if err != nil {
 			return // tried again with the next batch
+		}
+		if now[0].Owner >= p.owner && (now[0].Owner != p.fenced.Owner || now[0].Offset != p.fenced.Offset) {
+			l.mu.Lock()
+			p.fenced, p.fencedAt = now[0], time.Now()
+			l.mu.Unlock()
+			continue
+		}
+		stored, err := l.f.checkpoints.Claim(ctx, l.n, names)
+		if err != nil || stored[0].Offset < 0 {
+			return
 		}
 		c := &stored[0]
 		l.mu.Lock()
-		if !p.gone {
-			p.owner, p.fencedAt, p.seeking = c.Owner, time.Time{}, true
-			p.expect, p.cut, p.committed = c.Offset, c.Offset, c.Offset
-		}
+		k := l.rewind(p, c.Position)
+		p.owner, p.fencedAt = c.Owner, time.Time{}
+		p.claims++
 		l.mu.Unlock()
 		l.f.log.Warn("partition claimed back: it was fenced but never revoked", slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)),
 			slog.Int64("offset", c.Offset), slog.Int64("owner_epoch", c.Owner))
-		l.f.requestSeek([]Position{c.Position})
+		l.f.requestSeek([]seek{k})
 	}
+}
+
+// rewind sets p to a position and returns the seek that the source needs. What
+// is delivered before that has been done is dropped. The caller holds l.mu.
+func (l *lane) rewind(p *partition, pos Position) seek {
+	l.drop(p)
+	p.expect, p.cut, p.committed = pos.Offset, pos.Offset, pos.Offset
+	p.seeking = true
+	p.seek++ // a seek that is under way does not end this
+	return seek{p, pos, p.seek}
 }
 
 // reset drops everything that the lane holds and reads on from what the
 // checkpoint says. It follows a write that was fenced: the checkpoint was moved,
-// or some partitions belong to somebody else by now, and those are let go.
-func (l *lane) reset(ctx context.Context) error {
+// or some partitions belong to somebody else by now, and those are let go. A
+// sink without checkpoints goes back to what it has written. It returns false if
+// the flow stops.
+func (l *lane) reset(ctx context.Context) bool {
 	l.mu.Lock()
 	l.gen++
-	var held []*partition
-	var names []Partition
-	for _, p := range l.parts {
-		l.drop(p)
-		if !p.gone && p.fencedAt.IsZero() {
-			p.seeking = true
-			held = append(held, p)
-			names = append(names, p.Partition)
-		}
+	held, names := l.held()
+	stored := make([]Checkpoint, len(held))
+	for i, p := range held {
+		stored[i].Position = Position{Partition: p.Partition, TopicID: p.topicID, Offset: p.committed, LeaderEpoch: p.epoch}
+		l.rewind(p, stored[i].Position)
 	}
 	l.mu.Unlock()
 	l.f.roomChanged()
-	if l.f.checkpoints == nil {
-		return Fatal(errors.New("the sink reports a fence but keeps no checkpoint"))
+	if l.f.checkpoints != nil {
+		err := l.f.retry(ctx, "reading the checkpoint again", func() (err error) {
+			stored, err = l.f.checkpoints.Read(ctx, names)
+			return err
+		})
+		if err == nil {
+			if i := slices.IndexFunc(stored, missing); i >= 0 {
+				err = fmt.Errorf("the checkpoint row of %s is gone: somebody removed it while the flow ran", names[i])
+			}
+		}
+		if err != nil {
+			if ctx.Err() == nil {
+				l.f.fail(err)
+			}
+			return false
+		}
 	}
-	var stored []Checkpoint
-	err := l.f.retry(ctx, "reading the checkpoint again", func() (err error) {
-		stored, err = l.f.checkpoints.Read(ctx, names)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	var seek []Position
+	var seeks []seek
 	l.mu.Lock()
 	for i, p := range held {
 		c := stored[i]
 		switch {
 		case p.gone:
-		case c.Offset < 0:
-			err = Fatal(fmt.Errorf("the checkpoint row of %s is gone: somebody removed it while the flow ran", p.Partition))
-		case c.Owner != p.owner:
-			p.fencedAt = time.Now()
+		case l.f.checkpoints != nil && c.Owner != p.owner:
+			p.fenced, p.fencedAt = c, time.Now()
 			l.f.log.Warn("partition belongs to another owner now: let go", slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)),
 				slog.Int64("owner_epoch", p.owner), slog.Int64("owner_epoch_now", c.Owner))
 		default:
@@ -302,14 +364,10 @@ func (l *lane) reset(ctx context.Context) error {
 				l.f.log.Warn("the checkpoint was moved: reading on from where it is", slog.String("topic", p.Topic), slog.Int("partition", int(p.ID)),
 					slog.Int64("was", p.committed), slog.Int64("now", c.Offset))
 			}
-			p.expect, p.cut, p.committed = c.Offset, c.Offset, c.Offset
-			seek = append(seek, c.Position)
+			seeks = append(seeks, l.rewind(p, c.Position))
 		}
 	}
 	l.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	l.f.requestSeek(seek)
-	return nil
+	l.f.requestSeek(seeks)
+	return true
 }
