@@ -12,7 +12,7 @@ import (
 type Column struct {
 	Name string `yaml:"name" required:"true" doc:"The column's name in the target."`
 
-	Type string `yaml:"type" required:"true" doc:"text, int2, int4, int8, float4, float8, numeric, numeric(p,s), bool, timestamptz, timestamp, date, uuid, bytea, json, jsonb, or one of them followed by []."`
+	Type string `yaml:"type" required:"true" doc:"text, int2, int4, int8, float4, float8, numeric, numeric(p), numeric(p,s), bool, timestamptz, timestamp, date, uuid, bytea, json, jsonb, or one of them followed by []."`
 
 	Path string `yaml:"path" doc:"Where the value is in the document: keys and array indices with dots between them (meta.sensors.0.id), a key with dots in double quotes (meta.\"a.b\"), $ alone for the whole document (write a, not $.a). A document that is not an object, null too, is rejected unless a column takes it whole. Default: the key that is the column's name. With from: key, a path says that the key is a document."`
 

@@ -18,14 +18,19 @@ func newDemo() *cobra.Command {
 		Long: `Demo starts an embedded Kafka and a SQLite database in this process, writes vehicle
 telemetry (some of it malformed), runs a flow into a table, kills the flow without
 warning in the middle, starts it again, and verifies every record at the end. It
-needs nothing but this program, and leaves a flow file to edit and run.
+needs nothing but this program, and leaves a flow file to edit and run. It replaces
+the topic and the table telemetry of an earlier demo, with its positions and dead
+letters; everything else in the folder is kept.
 
 The embedded Kafka is for trying things out and for development, not for production.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Out = cmd.OutOrStdout()
+			if err := o.Validate(); err != nil {
+				return usage(err)
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			o.Out = cmd.OutOrStdout()
 			return failed(demo.Run(ctx, o))
 		},
 	}
@@ -41,9 +46,12 @@ func newDev() *cobra.Command {
 		Short: "Keep the embedded services of the demo running, for development",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Out = cmd.OutOrStdout()
+			if err := o.Validate(); err != nil {
+				return usage(err)
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			o.Out = cmd.OutOrStdout()
 			return failed(demo.Dev(ctx, o))
 		},
 	}

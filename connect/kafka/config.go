@@ -16,7 +16,7 @@ import (
 // SourceConfig is the configuration of a Source. The zero value of a field
 // means the default in its tag.
 type SourceConfig struct {
-	Connection
+	Connection `required:"brokers"`
 
 	Topics  []string `yaml:"topics" doc:"Topics to read. Either this or pattern."`
 	Pattern string   `yaml:"pattern" doc:"Regular expression (RE2): every topic whose name it matches is read, those that appear later too. Internal topics never. Either this or topics."`
