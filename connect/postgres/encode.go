@@ -54,8 +54,10 @@ type column struct {
 	// fixed is the encoded size at most, the length word and the value's own bytes left out.
 	fixed  int
 	typmod int32
-	// limit is the length of varchar(n), in characters; 0 for none.
+	// limit is the length of varchar(n) and char(n), in characters; 0 for none.
 	limit int
+	// padded is a type to which trailing spaces mean nothing.
+	padded bool
 	// elem encodes the elements of an array, of type elemOID.
 	elem    *column
 	elemOID uint32
@@ -120,7 +122,7 @@ func (c *column) compile(kind flow.Kind, oid uint32, typmod int32, isText bool) 
 			c.limit, c.encode = int(typmod-4), appendLimited
 		}
 		if oid == oidBpchar {
-			c.encode = appendLimited // for the key, where trailing spaces mean nothing
+			c.padded, c.encode = true, appendLimited
 		}
 	case kind == flow.KindString && oid == oidUUID:
 		c.encode, c.fixed = appendUUIDText, 16
@@ -284,25 +286,32 @@ func append8(dst []byte, v uint64) []byte {
 		byte(v>>56), byte(v>>48), byte(v>>40), byte(v>>32), byte(v>>24), byte(v>>16), byte(v>>8), byte(v))
 }
 
-func appendFloat4(c *column, dst []byte, i int) ([]byte, error) {
+// float is the value of row i; to a key, -0 is 0, and every NaN is the same.
+func (c *column) float(i int) float64 {
 	v := c.floats[i]
+	switch {
+	case !c.key:
+		return v
+	case v == 0:
+		return 0
+	case math.IsNaN(v):
+		return math.NaN()
+	}
+	return v
+}
+
+func appendFloat4(c *column, dst []byte, i int) ([]byte, error) {
+	v := c.float(i)
 	f := float32(v)
 	if (math.IsInf(float64(f), 0) && !math.IsInf(v, 0)) || (f == 0 && v != 0) {
 		return dst, c.reject("range", "%g is out of range for float4", v)
-	}
-	if f == 0 && c.key {
-		f = 0 // -0 and 0 are equal
 	}
 	b := math.Float32bits(f)
 	return append(dst, 0, 0, 0, 4, byte(b>>24), byte(b>>16), byte(b>>8), byte(b)), nil
 }
 
 func appendFloat8(c *column, dst []byte, i int) ([]byte, error) {
-	v := c.floats[i]
-	if v == 0 && c.key {
-		v = 0 // -0 and 0 are equal
-	}
-	return append8(dst, math.Float64bits(v)), nil
+	return append8(dst, math.Float64bits(c.float(i))), nil
 }
 
 func appendTimestamp(c *column, dst []byte, i int) ([]byte, error) {
@@ -339,7 +348,7 @@ func appendLimited(c *column, dst []byte, i int) ([]byte, error) {
 			v = truncate(v, c.limit)
 		}
 	}
-	if c.key && c.typmod >= 0 {
+	if c.key && c.padded {
 		v = bytes.TrimRight(v, " ")
 	}
 	return append(appendLen(dst, len(v)), v...), nil

@@ -55,7 +55,6 @@ func newPlan(t *table, fields []flow.Field, mode string, key []string) (*plan, e
 			overriding = " OVERRIDING SYSTEM VALUE"
 		}
 		if isKey {
-			c.key = true
 			p.keys = append(p.keys, c)
 			keyDefs = append(keyDefs, name+" "+tc.typ)
 			match = append(match, "t."+name+" = d."+name)

@@ -38,6 +38,11 @@ type tableColumn struct {
 	// elem is the element type of an array, 0 for others.
 	elem       uint32
 	elemIsText bool
+	// citext says that the type, or that of the elements, is citext.
+	citext bool
+	// nondeterministic says that the collation takes different texts as equal.
+	nondeterministic bool
+
 	notNull    bool
 	hasDefault bool
 	identity   string // "", a (always) or d (by default)
@@ -48,7 +53,10 @@ type uniqueIndex struct {
 	columns []string
 	// usable for ON CONFLICT: valid, immediate, neither partial nor on expressions.
 	usable bool
-	name   string
+	// nondeterministic says that a collation of the index takes different texts as equal.
+	nondeterministic bool
+
+	name string
 }
 
 func (t *table) column(name string) *tableColumn {
@@ -83,12 +91,14 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 		)
 		SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.oid, b.typmod, t.typtype, t.typname,
 			CASE WHEN t.typcategory = 'A' THEN t.typelem ELSE 0 END, coalesce(e.typtype = 'e' OR e.typname = 'citext', false),
-			b.notnull, a.atthasdef OR d.typdefault IS NOT NULL, a.attidentity, a.attgenerated
+			b.notnull, a.atthasdef OR d.typdefault IS NOT NULL, a.attidentity, a.attgenerated,
+			'citext' IN (t.typname, e.typname), coalesce(NOT l.collisdeterministic, false)
 		FROM base b
 		JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
 		JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
 		JOIN pg_type d ON d.oid = a.atttypid
 		LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+		LEFT JOIN pg_collation l ON l.oid = a.attcollation
 		ORDER BY a.attnum`, string(r[0]))
 	if err != nil {
 		return nil, err
@@ -99,13 +109,16 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 			enum: string(r[4]) == "e", text: string(r[5]) == "citext",
 			elem: parseOID(r[6]), elemIsText: isTrue(r[7]),
 			notNull: isTrue(r[8]), hasDefault: isTrue(r[9]), identity: string(r[10]), generated: len(r[11]) > 0,
+			citext: isTrue(r[12]), nondeterministic: isTrue(r[13]),
 		})
 	}
 	rows, err = query(ctx, pg, `
-		SELECT i.indexrelid::regclass, i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL, a.attname
+		SELECT i.indexrelid::regclass, i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL, a.attname,
+			coalesce(NOT l.collisdeterministic, false)
 		FROM pg_index i
 		CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n)
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+		LEFT JOIN pg_collation l ON l.oid = i.indcollation[k.n - 1]
 		WHERE i.indrelid = $1::oid AND i.indisunique AND k.n <= i.indnkeyatts
 		ORDER BY 1, k.n`, string(r[0]))
 	if err != nil {
@@ -117,6 +130,7 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 		}
 		ix := &t.indexes[len(t.indexes)-1]
 		ix.columns = append(ix.columns, string(r[2]))
+		ix.nondeterministic = ix.nondeterministic || isTrue(r[3])
 	}
 	return t, nil
 }
@@ -189,23 +203,54 @@ func (t *table) checkField(f *flow.Field, mode string, key []string) error {
 	return nil
 }
 
+// exactKey says what a key must be, and how to have one.
+const exactKey = "Penstock compares keys by their bytes, and would take equal ones for different: " +
+	"use a key column of type text with a deterministic collation and a unique index, and make the producer write equal keys equally, in lower case for example"
+
+// loose says why keys in the column can be equal though their encoded form is
+// not, or "".
+func (c *tableColumn) loose(mode string) string {
+	switch {
+	case c.citext:
+		return "is " + c.typ + ", to which upper and lower case are equal"
+	case c.nondeterministic:
+		return "has a non-deterministic collation, to which different texts are equal"
+	case mode == ModeUpsert && (c.oid == oidJSONB || c.elem == oidJSONB):
+		return "is " + c.typ + ", to which the same document is equal however it is written"
+	}
+	return ""
+}
+
 func (t *table) checkKey(fields []flow.Field, mode string, key []string) error {
 	for _, k := range key {
 		if !hasField(fields, k) {
 			return fmt.Errorf("key column %s is not among the flow's columns: decode it", quoteName(k))
 		}
+		if c := t.column(k); c != nil {
+			if loose := c.loose(mode); loose != "" {
+				return fmt.Errorf("key column %s %s; %s", quoteName(k), loose, exactKey)
+			}
+		}
 	}
 	want := slices.Sorted(slices.Values(key))
 	var near string
+	found := false
 	for i := range t.indexes {
 		ix := &t.indexes[i]
 		if !slices.Equal(want, slices.Sorted(slices.Values(ix.columns))) {
 			continue
 		}
 		if ix.usable {
-			return nil
+			if ix.nondeterministic {
+				return fmt.Errorf("the unique index %s has a non-deterministic collation, to which different texts are equal; %s", ix.name, exactKey)
+			}
+			found = true
+			continue
 		}
 		near = fmt.Sprintf(" (%s is deferrable, partial, on an expression or not valid, and does not do)", ix.name)
+	}
+	if found {
+		return nil
 	}
 	return fmt.Errorf("mode %s needs a unique index on exactly the key%s: CREATE UNIQUE INDEX ON %s (%s);", mode, near, t.tableName, quoteNames(key))
 }

@@ -9,7 +9,8 @@ import (
 
 // keyTable finds, for every key of a batch, the last record that has it: ON
 // CONFLICT DO UPDATE refuses a key that occurs twice in one statement. Keys are
-// compared in their encoded form. It is reused from batch to batch.
+// compared in their encoded form, so Open refuses types of which unequal bytes
+// can be equal to the index (see tableColumn.loose). It is reused from batch to batch.
 //
 // The last record may still be rejected while it is encoded. Then the one
 // before it counts, which is why the records of a key form a chain.
@@ -32,7 +33,15 @@ type keyEntry struct {
 }
 
 func newKeyTable(keys []column) *keyTable {
-	return &keyTable{enc: newRowEncoder(keys), seed: maphash.MakeSeed()}
+	t := &keyTable{enc: newRowEncoder(keys), seed: maphash.MakeSeed()}
+	for i := range t.enc.columns {
+		c := &t.enc.columns[i]
+		c.key = true
+		if c.elem != nil {
+			c.elem.key = true
+		}
+	}
+	return t
 }
 
 // collect reads the keys of the batch. Rows without a key are rejected.
