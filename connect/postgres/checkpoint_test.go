@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -381,6 +382,42 @@ func TestPgBouncer(t *testing.T) {
 	}
 }
 
+// PgBouncer gives most of what it says the SQLSTATE of a protocol violation.
+func TestOutageBehindPgBouncerIsTransient(t *testing.T) {
+	t.Parallel()
+	d, admin := newDB(t, simpleTable), newDB(t)
+	name := d.conn.Config().Database
+	cfg := SinkConfig{URL: testservice.PgBouncer(t, d.url), Table: "t"}
+	r := d.open(cfg, simpleFields)
+	r.write(row{"a", 1, 1.0})
+	w, ok := r.w.(*writer)
+	if !ok {
+		t.Fatalf("%T", r.w)
+	}
+	b := r.batch(row{"a", 2, 1.0})
+	w.sortParts(b)
+	if err := w.begin(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+
+	// To PgBouncer, a server that takes no connections is one that is down.
+	admin.exec("ALTER DATABASE " + name + " ALLOW_CONNECTIONS false")
+	admin.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '" + name + "'")
+	admin.eventually("SELECT count(*) FROM pg_stat_activity WHERE datname = '"+name+"'", "0")
+	wantError(t, w.data(t.Context(), b), flow.ClassTransient)
+	w.drop(t.Context())
+	cfg.ConnectTimeout = time.Second // the first to connect may have to wait for PgBouncer to notice
+	var err error
+	for range 30 {
+		_, err = d.tryOpen(cfg, simpleFields)
+		wantError(t, err, flow.ClassTransient)
+		if sqlState(err) == "08P01" {
+			return
+		}
+	}
+	t.Fatalf("PgBouncer has not given 08P01: %v", err)
+}
+
 func TestBeforeCommitError(t *testing.T) {
 	t.Parallel()
 	r := newDB(t, simpleTable).open(SinkConfig{Table: "t"}, simpleFields)
@@ -400,6 +437,32 @@ func TestClassOf(t *testing.T) {
 	} {
 		if got := flow.ClassOf(classify("x", &pgconn.PgError{Code: code})); got != want {
 			t.Errorf("%s is %s, want %s", code, got, want)
+		}
+	}
+	const line = "COPY t, line 2"
+	for _, c := range []struct {
+		pe   pgconn.PgError
+		want flow.Class
+	}{
+		{pgconn.PgError{Code: "08P01", Severity: "FATAL", Message: "query_wait_timeout"}, flow.ClassTransient}, // PgBouncer
+		{pgconn.PgError{Code: "08P01", Severity: "FATAL", Message: "server conn crashed?", Where: line}, flow.ClassTransient},
+		{pgconn.PgError{Code: "08P01", Severity: "ERROR"}, flow.ClassTransient},
+		{pgconn.PgError{Code: "08P01", Severity: "FEHLER", SeverityUnlocalized: "ERROR", Where: line}, flow.ClassFatal},
+		{pgconn.PgError{Code: "25P04", Severity: "FATAL"}, flow.ClassTransient},
+		{pgconn.PgError{Code: "AA001", Severity: "ERROR"}, flow.ClassUnknown},
+		{pgconn.PgError{Code: "AA001", Severity: "FATAL", Where: line}, flow.ClassUnknown},
+		{pgconn.PgError{Code: "AA001", Severity: "ERROR", Where: line}, flow.ClassData},
+		{pgconn.PgError{Code: "54001", Severity: "ERROR", Where: line}, flow.ClassData},
+		{pgconn.PgError{Code: "AA001", Severity: "ERROR", Where: "PL/pgSQL function f() line 3 at RAISE"}, flow.ClassData},
+		{pgconn.PgError{Code: "XX002", Severity: "ERROR", Where: line}, flow.ClassUnknown}, // a corrupt index
+		{pgconn.PgError{Code: "58P01", Severity: "ERROR", Where: line}, flow.ClassUnknown},
+	} {
+		err := classifyRows("x", &c.pe)
+		if got := flow.ClassOf(err); got != c.want {
+			t.Errorf("%+v is %s, want %s", c.pe, got, c.want)
+		}
+		if changed := strings.Contains(fmt.Sprint(err), "seems to have been changed"); changed != (c.want == flow.ClassFatal) {
+			t.Errorf("%+v: %v", c.pe, err)
 		}
 	}
 	if got := flow.ClassOf(classify("x", &net.OpError{Op: "read", Err: errors.New("reset")})); got != flow.ClassTransient {

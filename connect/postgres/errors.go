@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -57,13 +58,39 @@ func classify(doing string, err error) error {
 	return err
 }
 
+// classifyRows is classify for the statements that write the flow's rows, and
+// for COMMIT. What they run of the user's, triggers above all, may have SQLSTATEs of its
+// own: such an error is the data's where COPY names the line, or where it comes from a function.
+func classifyRows(doing string, err error) error {
+	err = classify(doing, err)
+	pe, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || flow.ClassOf(err) != flow.ClassUnknown || !isError(pe) {
+		return err
+	}
+	switch pe.Code[:min(2, len(pe.Code))] {
+	case "58", "F0", "HV", "XX": // the trouble of the server, or of one behind a foreign table
+		return err
+	}
+	if copyLine(pe) > 0 || strings.Contains(pe.Where, "PL/") { // PL/pgSQL, PL/Python, …
+		return dataError(pe, err)
+	}
+	return err
+}
+
 func classOf(pe *pgconn.PgError) flow.Class {
 	switch pe.Code {
-	case "22P03", "22P04", "08P01":
+	case "22P03", "22P04":
 		// What was sent is not what the column reads: the table was changed.
 		return flow.ClassFatal
+	case "08P01":
+		// As an error of COPY it is that, too. PgBouncer gives this code to
+		// everything that it says before it closes the connection, an outage of
+		// the server among them.
+		if isError(pe) && copyContext(pe) != "" {
+			return flow.ClassFatal
+		}
 	case "40001", "40P01", codeLockNotAvailable, "55006", "57014", "57P01", "57P02", "57P03", "57P05",
-		"25P02", "25P03", codeReadOnly, "58000", "58030":
+		"25P02", "25P03", "25P04", codeReadOnly, "58000", "58030":
 		return flow.ClassTransient
 	case "21000", // two rows of a batch are equal to the index, if not byte by byte
 		"44000", // WITH CHECK OPTION
@@ -95,7 +122,9 @@ func describe(pe *pgconn.PgError, err error) error {
 	}
 	switch pe.Code {
 	case "22P03", "22P04", "08P01", "42703", "42804", "42P01":
-		more = append(more, "The table seems to have been changed since the flow has looked at it: restart the flow, which checks every column")
+		if classOf(pe) == flow.ClassFatal {
+			more = append(more, "The table seems to have been changed since the flow has looked at it: restart the flow, which checks every column")
+		}
 	case codeInsufficientRights:
 		more = append(more, "Grant the role the right, and start the flow again")
 	case "28P01", "28000":
@@ -132,17 +161,28 @@ func dataError(pe *pgconn.PgError, err error) *flow.DataError {
 	return &flow.DataError{Err: &flow.RecordError{Class: class, Column: pe.ColumnName, Err: err}}
 }
 
+// copyContext returns the context that COPY gives, or "".
+func copyContext(pe *pgconn.PgError) string {
+	where := pe.Where[strings.LastIndexByte(pe.Where, '\n')+1:]
+	if !strings.HasPrefix(where, "COPY ") {
+		return ""
+	}
+	return where
+}
+
+// isError says that the statement has failed, and not the connection. PgBouncer
+// does not send the severity that is never translated.
+func isError(pe *pgconn.PgError) bool {
+	return cmp.Or(pe.SeverityUnlocalized, pe.Severity) == "ERROR"
+}
+
 // copyLine returns the row that COPY's context names, counted from 1, or 0.
 // The context of COPY is the outermost, so the last line:
 //
 //	PL/pgSQL function check_temp() line 3 at RAISE
 //	COPY telemetry, line 17, column temp
 func copyLine(pe *pgconn.PgError) int {
-	where := pe.Where[strings.LastIndexByte(pe.Where, '\n')+1:]
-	if !strings.HasPrefix(where, "COPY ") {
-		return 0
-	}
-	_, after, ok := strings.Cut(where, ", line ")
+	_, after, ok := strings.Cut(copyContext(pe), ", line ")
 	if !ok {
 		return 0
 	}

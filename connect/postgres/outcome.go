@@ -49,7 +49,7 @@ func (w *writer) commit(ctx context.Context) error {
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) && !pg.IsClosed() && pg.TxStatus() == 'I' {
 		// The server has answered: a deferred constraint, a serialization failure.
-		return classify("commit", err)
+		return classifyRows("commit", err)
 	}
 	w.doubt = &doubt{parts: slices.Clone(w.parts), backend: w.conn.backend}
 	w.drop(ctx)

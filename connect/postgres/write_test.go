@@ -139,7 +139,7 @@ func TestViolationsAreLocated(t *testing.T) {
 		"CREATE TYPE mood AS ENUM ('good', 'bad')",
 		"CREATE DOMAIN positive AS int4 CHECK (VALUE > 0)",
 		"CREATE TABLE t (id int2 PRIMARY KEY, mood mood, pos positive, CHECK (id <> 500))",
-		`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 501 THEN RAISE EXCEPTION 'no 501'; END IF; RETURN NEW; END $$`,
+		`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 501 THEN RAISE EXCEPTION 'no 501'; END IF; IF NEW.id = 502 THEN RAISE EXCEPTION 'no 502' USING ERRCODE = 'AA001'; END IF; RETURN NEW; END $$`,
 		"CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW WHEN (NEW.id > 499) EXECUTE FUNCTION refuse()")
 	r := d.open(SinkConfig{Table: "t"}, fields)
 	for _, c := range []struct {
@@ -153,6 +153,7 @@ func TestViolationsAreLocated(t *testing.T) {
 		{"enum", row{600, "ugly"}, "type", "ugly"},
 		{"domain", row{601, "good", -1}, "constraint", "positive"},
 		{"trigger", row{501}, "constraint", "no 501"},
+		{"trigger with its own SQLSTATE", row{502}, "rejected", "no 502"},
 	} {
 		var rows []any
 		for i := range 300 {
@@ -189,6 +190,35 @@ func TestDeferredConstraintHasNoRow(t *testing.T) {
 		d.want("SELECT count(*) FROM "+table, "0")
 		r.write(row{"a"}) // the connection is fit for the next batch
 		d.want("SELECT device_id FROM "+table, "a")
+	}
+}
+
+func TestTriggersOwnSQLSTATEIsTheDatas(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"AA001", "27000", "38000", "39004", "P0002"} {
+		for _, c := range []struct {
+			mode, trigger string
+			rows          []int // said to be at fault
+		}{
+			{ModeAppend, "TRIGGER", []int{1}},
+			{ModeIgnore, "TRIGGER", nil},
+			{ModeUpsert, "TRIGGER", nil},
+			{ModeAppend, "CONSTRAINT TRIGGER", nil}, // fails at COMMIT
+		} {
+			d := newDB(t, "CREATE TABLE t (device_id text, seq int8 PRIMARY KEY, temp float8)",
+				"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.seq = 3 THEN RAISE EXCEPTION 'no 3' USING ERRCODE = '"+code+"'; END IF; RETURN NEW; END $$")
+			when, deferred := "BEFORE", ""
+			if c.trigger != "TRIGGER" {
+				when, deferred = "AFTER", "DEFERRABLE INITIALLY DEFERRED"
+			}
+			d.exec("CREATE " + c.trigger + " x " + when + " INSERT ON t " + deferred + " FOR EACH ROW EXECUTE FUNCTION refuse()")
+			r := d.open(SinkConfig{Table: "t", Mode: c.mode, Key: []string{"seq"}}, simpleFields)
+			err := r.dataErr(r.batch(row{"a", 1, 1.0}, row{"b", 3, 2.0}), "no 3", code)
+			if got := dataRows(t, err); !slices.Equal(got, c.rows) {
+				t.Errorf("%s, mode %s, %s: rows %v are said to be at fault, want %v", code, c.mode, c.trigger, got, c.rows)
+			}
+			r.write(row{"a", 1, 1.0})
+		}
 	}
 }
 

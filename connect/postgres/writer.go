@@ -41,9 +41,6 @@ func newWriter(s *Sink, lane int) *writer {
 	if s.plan.mode == ModeUpsert {
 		w.keys = newKeyTable(s.plan.keys)
 		w.del.enc = newRowEncoder(s.plan.keys)
-		for i := range w.del.enc.columns {
-			w.del.enc.columns[i].key = false
-		}
 	}
 	return w
 }
@@ -239,7 +236,7 @@ func (w *writer) data(ctx context.Context, b *flow.Batch) error {
 			return err
 		}
 		_, err := exec(ctx, pg, plan.merge)
-		return classify("insert into "+plan.table.String(), err)
+		return classifyRows("insert into "+plan.table.String(), err)
 	}
 	w.keys.collect(b)
 	if len(w.keys.upserts) > 0 {
@@ -248,7 +245,7 @@ func (w *writer) data(ctx context.Context, b *flow.Batch) error {
 			return err
 		}
 		if _, err := exec(ctx, pg, plan.merge); err != nil {
-			return classify("upsert into "+plan.table.String(), err)
+			return classifyRows("upsert into "+plan.table.String(), err)
 		}
 	}
 	if len(w.keys.deletes) > 0 {
@@ -261,7 +258,7 @@ func (w *writer) data(ctx context.Context, b *flow.Batch) error {
 			return err
 		}
 		if _, err := exec(ctx, pg, plan.remove); err != nil {
-			return classify("delete from "+plan.table.String(), err)
+			return classifyRows("delete from "+plan.table.String(), err)
 		}
 	}
 	return nil
@@ -273,7 +270,7 @@ func (w *writer) copyRows(ctx context.Context, sql string, r *copyReader) error 
 	if err == nil {
 		return nil
 	}
-	err = classify("copy into "+w.sink.plan.table.String(), err)
+	err = classifyRows("copy into "+w.sink.plan.table.String(), err)
 	var (
 		data *flow.DataError
 		pe   *pgconn.PgError
