@@ -35,8 +35,8 @@ func TestBrokerKilledControl(t *testing.T) {
 	t.Parallel()
 	broker := testservice.StartKafka(t)
 	r := newRig(t, newTopic(t, broker.Addr()), postgresTarget(t)).control("group")
-	r.topic.produce(3000)
 	for range 3 {
+		r.topic.produce(3000) // a round that caught nothing may have read everything
 		p := r.start("sink.after_commit=stop@3")
 		if !p.waitLine("failpoint sink.after_commit", 30*time.Second) {
 			t.Fatalf("the control never reached its failpoint:\n%s", p.log.tail())
@@ -44,7 +44,7 @@ func TestBrokerKilledControl(t *testing.T) {
 		broker.Kill()
 		broker.Start()
 		other := r.start("") // the group has forgotten the frozen member, or will
-		caught := r.wantCaught(15 * time.Second)
+		caught := r.wantCaught(20 * time.Second)
 		p.kill()
 		other.kill()
 		if caught {
