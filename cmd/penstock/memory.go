@@ -9,13 +9,13 @@ import (
 )
 
 // setMemory makes the garbage collector fit a flow, unless GOGC or GOMEMLIMIT
-// say otherwise. A flow's live heap is small and its buffers are reused, so
-// that collecting twice as often (50 in place of 100) costs next to nothing and
-// saved 40 % of the memory where it was measured. In a container with a memory limit the
+// say otherwise. Loading 512-byte records into PostgreSQL with two lanes, 50
+// kept the process near 100 MiB, and collecting was a sixth of its CPU; 100 saved most of
+// that and took a quarter more memory. In a container with a memory limit the
 // heap stays below 90 % of it.
 func setMemory() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(80)
 	}
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
