@@ -15,7 +15,7 @@ import (
 // heap stays below 90 % of it.
 func setMemory() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(80)
+		debug.SetGCPercent(70)
 	}
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return

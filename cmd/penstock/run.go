@@ -50,7 +50,7 @@ other constraints, types, lengths and ranges of its columns, triggers.
 A field of the file is overridden by --set path.to.field=value, and by the environment
 variable PENSTOCK_PATH_TO_FIELD.
 
-Unless GOGC and GOMEMLIMIT are set, the garbage collector runs at 80 %, and the heap
+Unless GOGC and GOMEMLIMIT are set, the garbage collector runs at 70 %, and the heap
 stays below 90 % of the container's memory limit.
 
 Exit codes: 0 stopped as told; 1 the flow failed; 2 wrong usage or a wrong flow file.`,
