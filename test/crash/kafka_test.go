@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+
 	"github.com/penstockdev/penstock/internal/testservice"
 )
 
@@ -147,6 +149,7 @@ func (r *rig) deleteGroup() {
 // records: device numbers go on where they were.
 func (l *topicLog) remake(n int) {
 	l.t.Helper()
+	old := l.topicID()
 	if _, err := l.admin.DeleteTopic(l.t.Context(), l.name); err != nil {
 		l.t.Fatalf("delete topic %s: %v", l.name, err)
 	}
@@ -157,7 +160,19 @@ func (l *topicLog) remake(n int) {
 		l.t.Fatalf("topic %s cannot be made anew", l.name)
 	}
 	l.connect() // the old client's metadata has the old topic's id
+	if !poll(l.t.Context(), 20*time.Second, func() bool { id := l.topicID(); return id != old && id != kadm.TopicID{} }) {
+		l.t.Fatalf("the broker does not tell of the new topic %s", l.name)
+	}
 	l.produce(n)
+}
+
+// topicID is the topic's id as the broker tells it now; zero if it has none.
+func (l *topicLog) topicID() kadm.TopicID {
+	topics, err := l.admin.ListTopics(l.t.Context(), l.name)
+	if err != nil {
+		return kadm.TopicID{}
+	}
+	return topics[l.name].ID
 }
 
 // TestTopicRemade deletes the topic and makes it anew, before a start and under

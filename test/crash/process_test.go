@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,14 +33,24 @@ func spawn(t *testing.T, label, failpoints string, args ...string) (*process, er
 	p.cmd.Env = append(os.Environ(), "PENSTOCK_FAILPOINTS="+failpoints)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	dieWithParent(p.cmd)
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", label, err)
-	}
+	started := make(chan error, 1)
 	go func() {
+		// What ends with its parent ends with the thread that started it: this
+		// one lives until the process has ended.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
 		p.err = p.cmd.Wait()
 		p.log.close()
 		close(p.exited)
 	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", label, err)
+	}
 	t.Cleanup(func() {
 		p.kill()
 		p.keepLog()
