@@ -39,6 +39,9 @@ type Batch struct {
 	Parts []Part
 	// Columns are nil unless a transform decodes. Index them like Records.
 	Columns *Columns
+	// Route is the index in Config.Routes of the route that all records of the
+	// batch take; 0 without routes.
+	Route int
 
 	// lo and hi delimit the rows that this batch, or this view of one, covers.
 	lo, hi int

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"time"
@@ -19,6 +20,19 @@ type Config struct {
 
 	// Transforms makes the transforms of one lane, in order. Nil: none.
 	Transforms func(lane int) ([]Transform, error)
+
+	// Routes divide the topics: each route has transforms of its own, and every
+	// batch holds records of one route (Batch.Route), for a sink that is a Router.
+	// A topic takes the first route that matches; one that no route takes stops the
+	// flow. Nil: all topics go through Transforms.
+	Routes []Route
+
+	// Assigned and Revoked, if not nil, are told of partitions that this process
+	// owns from now on, before the first record of them is read, and that it
+	// has given up, after the last batch of them was written (or with lost, as
+	// soon as it is known). A rebalance waits for them to return.
+	Assigned func(ctx context.Context, positions []Position)
+	Revoked  func(ctx context.Context, partitions []Partition, lost bool)
 
 	// DeadLetters takes the records that cannot be processed. Nil: the sink
 	// stores them (DeadLetterStore); with a sink that does not, the first such
@@ -53,6 +67,16 @@ type Config struct {
 
 	// Observer receives what metrics are made of; default none.
 	Observer Observer
+}
+
+// Route is what the topics that it matches go through.
+type Route struct {
+	// Name is for messages: unique, and not empty.
+	Name string
+	// Match says whether the topic takes this route.
+	Match func(topic string) bool
+	// Transforms makes the transforms of one lane, in order. Nil: none.
+	Transforms func(lane int) ([]Transform, error)
 }
 
 // BatchLimits bound a batch: whichever is reached first.
@@ -107,6 +131,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("flow %s has no source", c.Name)
 	case c.Sink == nil:
 		return fmt.Errorf("flow %s has no sink", c.Name)
+	case len(c.Routes) > 0 && c.Transforms != nil:
+		return fmt.Errorf("flow %s has transforms beside its routes: give every route its own", c.Name)
+	case len(c.Routes) != c.sinkRoutes():
+		return fmt.Errorf("flow %s has %d routes and its sink is configured for %d", c.Name, len(c.Routes), c.sinkRoutes())
 	case c.Lanes < 0, c.Batch.Records < 0, c.Batch.Bytes < 0, c.Buffer < 0, c.Batch.Wait < 0, c.Batch.Timeout < 0,
 		c.Retry.Initial < 0, c.Retry.Max < 0, c.Retry.UnknownAttempts < 0, c.ShutdownGrace < 0:
 		return fmt.Errorf("flow %s: lanes, limits and times must not be negative", c.Name)
@@ -114,6 +142,26 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("flow %s: the first retry wait (%s) is longer than the longest (%s)", c.Name, c.Retry.Initial, c.Retry.Max)
 	}
 	return nil
+}
+
+func (c *Config) sinkRoutes() int {
+	if r, ok := c.Sink.(Router); ok {
+		return r.Routes()
+	}
+	return 0
+}
+
+// routeOf returns the index of the route that the topic takes.
+func (c *Config) routeOf(topic string) (int, error) {
+	if len(c.Routes) == 0 {
+		return 0, nil
+	}
+	for i := range c.Routes {
+		if c.Routes[i].Match(topic) {
+			return i, nil
+		}
+	}
+	return 0, Fatal(fmt.Errorf("no route takes topic %s: add one, or do not read the topic", topic))
 }
 
 func validName(s string) bool {

@@ -85,6 +85,26 @@ type Seeker interface {
 	Seek(ctx context.Context, positions []Position) error
 }
 
+// Member is a process as a member of a consumer group.
+type Member struct {
+	Group, ID string
+	// InstanceID is the name of a static member; empty for others.
+	InstanceID string
+	// Generation is that of the group, or the member's epoch (KIP-848).
+	Generation int32
+}
+
+// GroupMember is a source that reads as a member of a consumer group. A sink
+// of the same cluster commits the group's offsets in its own transactions, under
+// the membership that Member returns (KIP-447).
+type GroupMember interface {
+	// Member returns the membership under which this process owns all of ps now,
+	// or a *FencedError if it does not own one of them. It answers from memory.
+	// None of ps is to be given up while the answer is used: a partition that is
+	// revoked later is revoked under a later generation.
+	Member(ps []Partition) (Member, error)
+}
+
 // Intake is the engine as a source sees it.
 type Intake interface {
 	// Assigned tells of partitions that this process owns from now on and
@@ -147,10 +167,23 @@ type Setup struct {
 	Flow string
 	// ClusterID and Source are those of the Log: the fingerprint of the checkpoint.
 	ClusterID, Source string
-	// Fields are the columns that batches will carry; nil if nothing decodes.
+	// Fields are the columns that batches will carry; nil if nothing decodes,
+	// and where the flow has routes.
 	Fields []Field
+	// Routes are the columns of each route's batches, by Batch.Route; nil where
+	// the flow has none.
+	Routes [][]Field
 	// Lanes is how many writers there will be.
 	Lanes int
+	// Member is that of a source that is a GroupMember, else nil.
+	Member func(ps []Partition) (Member, error)
+}
+
+// Router is a sink that can treat the batches of each route differently. A flow
+// with routes needs one.
+type Router interface {
+	// Routes is the number of routes that the sink is configured for; 0: none.
+	Routes() int
 }
 
 // Sink writes batches.
@@ -218,6 +251,14 @@ type Checkpointer interface {
 
 	// Topics returns how many partitions of each topic have a row.
 	Topics(ctx context.Context) (map[string]int32, error)
+}
+
+// GroupCheckpointer is a Checkpointer whose checkpoint is what the source
+// itself keeps: the group's committed offsets, committed in the sink's
+// transactions. The engine does not tell the source its positions then.
+type GroupCheckpointer interface {
+	Checkpointer
+	KeepsGroupOffsets()
 }
 
 // DeadLetterStore is a sink that writes the dead letters of a batch

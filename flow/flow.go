@@ -118,18 +118,25 @@ func (f *Flow) start(ctx context.Context) error {
 	}
 	f.cfg.Lanes = f.laneCount(len(f.origin.Partitions))
 	setup := Setup{Flow: f.cfg.Name, ClusterID: f.origin.ClusterID, Source: f.origin.Name, Lanes: f.cfg.Lanes}
-	transforms := make([][]Transform, f.cfg.Lanes)
+	if m, ok := f.cfg.Source.(GroupMember); ok {
+		setup.Member = m.Member
+	}
+	transforms := make([][][]Transform, f.cfg.Lanes)
 	for n := range transforms {
-		if f.cfg.Transforms == nil {
-			break
-		}
-		if transforms[n], err = f.cfg.Transforms(n); err != nil {
+		if transforms[n], err = f.cfg.transforms(n); err != nil {
 			return err
 		}
-		for _, t := range transforms[n] {
-			if s, ok := t.(Schemer); ok {
-				setup.Fields = s.Fields()
-			}
+	}
+	setup.Fields = fields(transforms[0][0])
+	if len(f.cfg.Routes) > 0 {
+		setup.Fields, setup.Routes = nil, make([][]Field, len(f.cfg.Routes))
+		for r := range setup.Routes {
+			setup.Routes[r] = fields(transforms[0][r])
+		}
+	}
+	for i := range f.origin.Partitions { // before anything is stored or made
+		if _, err := f.cfg.routeOf(f.origin.Partitions[i].Topic); err != nil {
+			return err
 		}
 	}
 	err = f.retry(ctx, "opening the sink", func() error { return f.cfg.Sink.Open(ctx, setup) })
@@ -165,6 +172,38 @@ func (f *Flow) start(ctx context.Context) error {
 	}
 	f.mu.Unlock()
 	return f.retry(ctx, "subscribing", func() error { return f.cfg.Source.Subscribe(ctx, intake{f}) })
+}
+
+// transforms makes those of one lane, by route.
+func (c *Config) transforms(lane int) ([][]Transform, error) {
+	if len(c.Routes) == 0 {
+		if c.Transforms == nil {
+			return [][]Transform{nil}, nil
+		}
+		ts, err := c.Transforms(lane)
+		return [][]Transform{ts}, err
+	}
+	out := make([][]Transform, len(c.Routes))
+	for i, r := range c.Routes {
+		if r.Transforms == nil {
+			continue
+		}
+		var err error
+		if out[i], err = r.Transforms(lane); err != nil {
+			return nil, fmt.Errorf("route %s: %w", r.Name, err)
+		}
+	}
+	return out, nil
+}
+
+// fields are the columns that the last Schemer makes.
+func fields(ts []Transform) (out []Field) {
+	for _, t := range ts {
+		if s, ok := t.(Schemer); ok {
+			out = s.Fields()
+		}
+	}
+	return out
 }
 
 func (f *Flow) laneCount(partitions int) int {

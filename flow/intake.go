@@ -29,6 +29,14 @@ func (f intake) Assigned(ctx context.Context, infos []PartitionInfo) ([]Position
 		load[p.lane.n]++
 	}
 	for i, info := range infos {
+		if _, err := f.cfg.routeOf(info.Topic); err != nil {
+			f.mu.Unlock()
+			f.fail(err)
+			for i, info := range infos {
+				out[i] = Position{Partition: info.Partition, TopicID: info.TopicID, Offset: -1, LeaderEpoch: -1}
+			}
+			return out, nil
+		}
 		n := slices.Index(load, slices.Min(load))
 		load[n]++
 		byLane[f.lanes[n]] = append(byLane[f.lanes[n]], i)
@@ -53,6 +61,9 @@ func (f intake) Assigned(ctx context.Context, infos []PartitionInfo) ([]Position
 		}
 	}
 	f.log.Info("partitions assigned", slog.String("partitions", summary(out)))
+	if f.cfg.Assigned != nil {
+		f.cfg.Assigned(ctx, slices.DeleteFunc(slices.Clone(out), func(p Position) bool { return p.Offset < 0 }))
+	}
 	if f.cfg.Observer != nil {
 		f.cfg.Observer.Rebalanced(len(infos), 0)
 	}
@@ -115,6 +126,7 @@ func (f intake) takeOver(ctx context.Context, l *lane, infos []PartitionInfo, in
 		info := infos[i]
 		var c *Checkpoint
 		p := &partition{Partition: info.Partition, topicID: info.TopicID, lane: l, end: info.End, epoch: -1}
+		p.route, _ = f.cfg.routeOf(info.Topic) // Assigned has asked
 		if stored != nil {
 			c = &stored[k]
 			p.owner = c.Owner
@@ -239,6 +251,9 @@ func (f intake) Revoked(ctx context.Context, ps []Partition, lost bool) {
 		at[i] = Position{Partition: p.Partition, Offset: p.position()}
 	}
 	f.mu.Unlock()
+	if f.cfg.Revoked != nil {
+		f.cfg.Revoked(ctx, ps, lost)
+	}
 	f.log.Info("partitions revoked", slog.String("partitions", summary(at)), slog.Bool("lost", lost))
 	for _, p := range held {
 		f.removeFromLane(p)

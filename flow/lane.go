@@ -14,6 +14,7 @@ type partition struct {
 	topicID string
 	owner   int64
 	lane    *lane
+	route   int
 
 	// expect is the next offset that the source should deliver, cut the
 	// position after the last batch that was cut, committed the one that is
@@ -65,7 +66,7 @@ type lane struct {
 	f          *Flow
 	n          int
 	writer     Writer
-	transforms []Transform
+	transforms [][]Transform // by route
 
 	wake chan struct{} // tells prepare that something changed
 	out  chan *laneBatch
@@ -91,18 +92,21 @@ type laneBatch struct {
 	parts []*partition
 	bytes int64
 	gen   int
+	// columns are kept for the batch's next use, by route.
+	columns []*Columns
 	// decode is how long the transforms took.
 	decode time.Duration
 }
 
-func newLane(f *Flow, n int, w Writer, ts []Transform) *lane {
+func newLane(f *Flow, n int, w Writer, ts [][]Transform) *lane {
 	l := &lane{
 		f: f, n: n, writer: w, transforms: ts,
 		wake: make(chan struct{}, 1), out: make(chan *laneBatch), free: make(chan *laneBatch, 2),
 		finished: make(chan struct{}),
 	}
-	l.free <- &laneBatch{}
-	l.free <- &laneBatch{}
+	for range cap(l.free) {
+		l.free <- &laneBatch{columns: make([]*Columns, len(ts))}
+	}
 	return l
 }
 
@@ -188,7 +192,7 @@ func (l *lane) prepare(ctx context.Context) {
 			}
 		}
 		start := time.Now()
-		for _, t := range l.transforms {
+		for _, t := range l.transforms[b.Route] {
 			if err := t.Process(ctx, &b.Batch); err != nil {
 				l.finish(b)
 				if ctx.Err() == nil {
@@ -271,21 +275,23 @@ func (l *lane) state(now time.Time) batchState {
 	return s
 }
 
-// cut moves records from the queues into b, the same number from each
-// partition as far as they last. The caller holds l.mu.
+// cut moves records of one route from the queues into b, the same number from
+// each partition as far as they last. The caller holds l.mu.
 func (l *lane) cut(b *laneBatch) {
+	b.Route = l.nextRoute()
+	b.Columns = b.columns[b.Route]
 	b.Records, b.Parts, b.parts, b.bytes, b.gen = b.Records[:0], b.Parts[:0], b.parts[:0], 0, l.gen
 	limits := l.f.cfg.Batch
 	n := 0
 	for _, p := range l.parts {
-		if len(p.queue) > 0 {
+		if len(p.queue) > 0 && p.route == b.Route {
 			n++
 		}
 	}
 	l.turn++
 	for k := range l.parts {
 		p := l.parts[(k+l.turn)%len(l.parts)]
-		if len(p.queue) == 0 {
+		if len(p.queue) == 0 || p.route != b.Route {
 			continue
 		}
 		quota := (limits.Records - len(b.Records) + n - 1) / n
@@ -302,6 +308,21 @@ func (l *lane) cut(b *laneBatch) {
 	if l.f.cfg.DeadLetters == nil {
 		b.beforeCommit = nil
 	}
+}
+
+// nextRoute is the route of the record that has waited longest, so that none
+// starves. The caller holds l.mu.
+func (l *lane) nextRoute() int {
+	if len(l.transforms) == 1 {
+		return 0
+	}
+	var oldest *partition
+	for _, p := range l.parts {
+		if len(p.queue) > 0 && (oldest == nil || p.queue[0].arrived.Before(oldest.queue[0].arrived)) {
+			oldest = p
+		}
+	}
+	return oldest.route
 }
 
 // take moves up to quota records, and positions, of p into b. At least one
@@ -375,6 +396,7 @@ func (l *lane) finish(b *laneBatch) {
 	clear(b.parts)
 	if b.Columns != nil {
 		b.Columns.release()
+		b.columns[b.Route], b.Columns = b.Columns, nil
 	}
 	l.f.roomChanged()
 	l.free <- b

@@ -279,7 +279,7 @@ func (c *committer) commitAll(ctx context.Context) {
 // commit tells the source the positions of ps that it does not know yet.
 func (c *committer) commit(ctx context.Context, ps []*partition) {
 	source, ok := c.f.cfg.Source.(Committer)
-	if !ok {
+	if _, inGroup := c.f.checkpoints.(GroupCheckpointer); !ok || inGroup {
 		return
 	}
 	select {
