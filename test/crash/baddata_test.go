@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/penstockdev/penstock/internal/testservice"
+	"github.com/penstockdev/penstock/test/rig"
 )
 
 const (
@@ -88,29 +88,23 @@ func TestBadData(t *testing.T) {
 	t.Parallel()
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
-		url := testservice.Postgres(t)
-		d := &target{t: t, driver: "pgx", dsn: url, url: url}
-		d.open(badPostgresTable)
-		badData(t, d)
+		badData(t, rig.PostgresAt(t, testservice.Postgres(t), badPostgresTable))
 	})
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
-		path := filepath.Join(t.TempDir(), "t.db")
-		d := &target{t: t, driver: "sqlite", dsn: "file:" + path + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)", url: path}
-		d.open(badSQLiteTable)
-		badData(t, d)
+		badData(t, rig.SQLiteWith(t, badSQLiteTable))
 	})
 }
 
-func badData(t *testing.T, d *target) {
-	topic := newTopic(t, testservice.Kafka(t))
-	r := newRig(t, topic, d)
+func badData(t *testing.T, d *rig.Target) {
+	topic := rig.NewTopic(t, testservice.Kafka(t))
+	r := rig.New(t, topic, d)
 	wantRows := map[int64]string{}
 	wantDead := map[int64]int{} // offset -> index in bad
 	size := map[int64]int{}
 	seq := 0
 	send := func(value []byte) int64 {
-		res := topic.client.ProduceSync(t.Context(), &kgo.Record{Topic: topic.name, Key: []byte("one partition"), Value: value})
+		res := topic.Client.ProduceSync(t.Context(), &kgo.Record{Topic: topic.Name, Key: []byte("one partition"), Value: value})
 		if err := res.FirstErr(); err != nil {
 			t.Fatal(err)
 		}
@@ -135,17 +129,17 @@ func badData(t *testing.T, d *target) {
 			wantRows[send(fill([]byte(`{}`), seq))] = "the good record after: " + b.name
 		}
 	}
-	r.columns = badColumns
-	p := r.start("")
-	if !poll(t.Context(), 60*time.Second, func() bool {
-		return !p.alive() || d.rowCount() >= len(wantRows) && d.deadCount() >= len(wantDead)
-	}) || !p.alive() {
-		t.Errorf("%d of %d rows, %d of %d dead letters, process alive: %t\n%s", d.rowCount(), len(wantRows), d.deadCount(), len(wantDead), p.alive(), p.log.tail())
+	r.Columns = badColumns
+	p := r.Start("")
+	if !rig.Poll(t.Context(), 60*time.Second, func() bool {
+		return !p.Alive() || d.RowCount() >= len(wantRows) && d.DeadCount() >= len(wantDead)
+	}) || !p.Alive() {
+		t.Errorf("%d of %d rows, %d of %d dead letters, process alive: %t\n%s", d.RowCount(), len(wantRows), d.DeadCount(), len(wantDead), p.Alive(), p.Log.Tail())
 	}
-	if p.alive() {
-		p.stop(15 * time.Second)
+	if p.Alive() {
+		p.Stop(15 * time.Second)
 	}
-	d.query("SELECT off FROM t", func(scan func(...any) error) error {
+	d.Query("SELECT off FROM t", func(scan func(...any) error) error {
 		var off int64
 		err := scan(&off)
 		if _, ok := wantRows[off]; !ok {
@@ -157,7 +151,7 @@ func badData(t *testing.T, d *target) {
 	for _, off := range slices.Sorted(maps.Keys(wantRows)) {
 		t.Errorf("no row of offset %d: %s", off, wantRows[off])
 	}
-	d.query(`SELECT "offset", class, message, coalesce(length(value), -1) FROM penstock_dead_letter ORDER BY "offset"`, func(scan func(...any) error) error {
+	d.Query(`SELECT "offset", class, message, coalesce(length(value), -1) FROM penstock_dead_letter ORDER BY "offset"`, func(scan func(...any) error) error {
 		var off int64
 		var class, message string
 		var length int
@@ -183,24 +177,24 @@ func badData(t *testing.T, d *target) {
 // partition for good.
 func TestBadDataControl(t *testing.T) {
 	t.Parallel()
-	d := postgresTarget(t)
-	d.exec("CREATE UNIQUE INDEX ON t (device_id, seq)")
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), d).control("group")
-	r.topic.produce(100)
+	d := rig.Postgres(t)
+	d.Exec("CREATE UNIQUE INDEX ON t (device_id, seq)")
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), d).Control("group")
+	r.Topic.Produce(100)
 	for range 2 {
-		res := r.topic.client.ProduceSync(t.Context(), &kgo.Record{Topic: r.topic.name, Key: []byte("d00"), Value: []byte(`{"device_id":"d00","seq":1}`)})
+		res := r.Topic.Client.ProduceSync(t.Context(), &kgo.Record{Topic: r.Topic.Name, Key: []byte("d00"), Value: []byte(`{"device_id":"d00","seq":1}`)})
 		if err := res.FirstErr(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r.topic.produce(100)
-	p := r.start("")
-	rows, _ := r.topic.expected()
-	if poll(t.Context(), 5*time.Second, func() bool { return r.target.rowCount() >= rows }) {
+	r.Topic.Produce(100)
+	p := r.Start("")
+	rows, _ := r.Topic.Expected()
+	if rig.Poll(t.Context(), 5*time.Second, func() bool { return r.Target.RowCount() >= rows }) {
 		t.Fatal("a naive loop got past a bad record: this test proves nothing")
 	}
-	if !p.alive() {
-		t.Fatalf("the control ended: %v\n%s", p.err, p.log.tail())
+	if !p.Alive() {
+		t.Fatalf("the control ended: %v\n%s", p.Err, p.Log.Tail())
 	}
-	t.Logf("the control was caught: %d of %d rows, for good", r.target.rowCount(), rows)
+	t.Logf("the control was caught: %d of %d rows, for good", r.Target.RowCount(), rows)
 }

@@ -6,18 +6,19 @@ import (
 	"time"
 
 	"github.com/penstockdev/penstock/internal/testservice"
+	"github.com/penstockdev/penstock/test/rig"
 )
 
 // lossyTarget is a PostgreSQL behind a proxy that loses answers.
-func lossyTarget(t *testing.T) (*target, *testservice.TCPProxy) {
+func lossyTarget(t *testing.T) (*rig.Target, *testservice.TCPProxy) {
 	t.Helper()
-	d := postgresTarget(t)
-	u, err := url.Parse(d.url)
+	d := rig.Postgres(t)
+	u, err := url.Parse(d.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	proxy := testservice.Proxy(t, u.Host)
-	d.url = testservice.WithAddr(t, d.url, proxy.Addr())
+	d.URL = testservice.WithAddr(t, d.URL, proxy.Addr())
 	return d, proxy
 }
 
@@ -26,11 +27,11 @@ func lossyTarget(t *testing.T) (*target, *testservice.TCPProxy) {
 func TestLostAnswerToCommit(t *testing.T) {
 	t.Parallel()
 	d, proxy := lossyTarget(t)
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), d)
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), d)
 	proxy.LoseAnswers([]byte("COMMIT\x00"), 10)
-	r.topic.produce(5000)
-	p := r.start("")
-	r.finish(p)
+	r.Topic.Produce(5000)
+	p := r.Start("")
+	r.Finish(p)
 	if proxy.Lost() != 10 {
 		t.Errorf("%d answers were lost, want 10: this test proves nothing", proxy.Lost())
 	}
@@ -39,11 +40,11 @@ func TestLostAnswerToCommit(t *testing.T) {
 func TestLostAnswerToCommitControl(t *testing.T) {
 	t.Parallel()
 	d, proxy := lossyTarget(t)
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), d).control("group")
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), d).Control("group")
 	proxy.LoseAnswers([]byte("commit\x00"), 3)
-	r.topic.produce(2000)
-	r.start("")
-	if !r.wantCaught(30 * time.Second) {
+	r.Topic.Produce(2000)
+	r.Start("")
+	if !r.WantCaught(30 * time.Second) {
 		t.Fatalf("%d lost answers doubled nothing: this test proves nothing", proxy.Lost())
 	}
 }
@@ -53,21 +54,21 @@ func TestLostAnswerToCommitControl(t *testing.T) {
 func TestPostgresStops(t *testing.T) {
 	t.Parallel()
 	server := testservice.StartPostgres(t)
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), newPostgresTarget(t, server.URL()))
-	stop := r.topic.flow(500, 100*time.Millisecond)
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), rig.PostgresAt(t, server.URL(), rig.PostgresTable))
+	stop := r.Topic.Flow(500, 100*time.Millisecond)
 	defer stop()
-	ps := []*process{r.start(""), r.start("")}
+	ps := []*rig.Process{r.Start(""), r.Start("")}
 	for _, end := range []func(){server.StopImmediately, server.StopImmediately, server.Stop, server.Kill} {
-		before := r.target.rowCount()
-		if !poll(t.Context(), 30*time.Second, func() bool { return r.target.rowCount() > before+1000 }) {
-			t.Fatalf("the flow does not go on after the server has: %d rows\n%s", r.target.rowCount(), ps[0].log.tail())
+		before := r.Target.RowCount()
+		if !rig.Poll(t.Context(), 30*time.Second, func() bool { return r.Target.RowCount() > before+1000 }) {
+			t.Fatalf("the flow does not go on after the server has: %d rows\n%s", r.Target.RowCount(), ps[0].Log.Tail())
 		}
 		end()
-		pause(t.Context(), 500*time.Millisecond) // the flow meets a server that is not there
+		rig.Pause(t.Context(), 500*time.Millisecond) // the flow meets a server that is not there
 		server.Start()
 	}
 	stop()
-	r.finish(ps...)
+	r.Finish(ps...)
 }
 
 // TestPostgresStopsControl stops the server between the commit of a naive loop
@@ -75,17 +76,17 @@ func TestPostgresStops(t *testing.T) {
 func TestPostgresStopsControl(t *testing.T) {
 	t.Parallel()
 	server := testservice.StartPostgres(t)
-	d := newPostgresTarget(t, server.URL())
+	d := rig.PostgresAt(t, server.URL(), rig.PostgresTable)
 	proxy := testservice.Proxy(t, server.Addr())
-	d.url = testservice.WithAddr(t, d.url, proxy.Addr())
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), d).control("group")
+	d.URL = testservice.WithAddr(t, d.URL, proxy.Addr())
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), d).Control("group")
 	proxy.LoseAnswers([]byte("commit\x00"), 1)
-	r.topic.produce(2000)
-	r.start("")
+	r.Topic.Produce(2000)
+	r.Start("")
 	<-proxy.Changed()
 	server.StopImmediately()
 	server.Start()
-	if !r.wantCaught(30 * time.Second) {
+	if !r.WantCaught(30 * time.Second) {
 		t.Fatal("a crash after a commit doubled nothing: this test proves nothing")
 	}
 }

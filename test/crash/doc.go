@@ -5,7 +5,7 @@
 // sequence. No table has a unique key that could hide a duplicate.
 //
 // Each test runs its negative control in the same job: a naive consumer
-// (package naive) that the same fault and the same check must catch. A fault
+// (test/rig/naive) that the same fault and the same check must catch. A fault
 // test whose control passes proves nothing, and fails.
 //
 // The number of kills is a flag: go test ./test/crash -args -kills=1000.

@@ -9,26 +9,27 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/penstockdev/penstock/internal/testservice"
+	"github.com/penstockdev/penstock/test/rig"
 )
 
 // TestBrokerKilled kills the broker under load and starts it again.
 func TestBrokerKilled(t *testing.T) {
 	t.Parallel()
 	broker := testservice.StartKafka(t)
-	r := newRig(t, newTopic(t, broker.Addr()), postgresTarget(t))
-	stop := r.topic.flow(500, 100*time.Millisecond)
+	r := rig.New(t, rig.NewTopic(t, broker.Addr()), rig.Postgres(t))
+	stop := r.Topic.Flow(500, 100*time.Millisecond)
 	defer stop()
-	ps := []*process{r.start(""), r.start("")}
+	ps := []*rig.Process{r.Start(""), r.Start("")}
 	for range 2 {
-		before := r.target.rowCount()
-		if !poll(t.Context(), 60*time.Second, func() bool { return r.target.rowCount() > before+1000 }) {
-			t.Fatalf("the flow does not go on after the broker has: %d rows\n%s", r.target.rowCount(), ps[0].log.tail())
+		before := r.Target.RowCount()
+		if !rig.Poll(t.Context(), 60*time.Second, func() bool { return r.Target.RowCount() > before+1000 }) {
+			t.Fatalf("the flow does not go on after the broker has: %d rows\n%s", r.Target.RowCount(), ps[0].Log.Tail())
 		}
 		broker.Kill()
 		broker.Start()
 	}
 	stop()
-	r.finish(ps...)
+	r.Finish(ps...)
 }
 
 // TestBrokerKilledControl kills the broker while a naive loop has committed its
@@ -36,19 +37,19 @@ func TestBrokerKilled(t *testing.T) {
 func TestBrokerKilledControl(t *testing.T) {
 	t.Parallel()
 	broker := testservice.StartKafka(t)
-	r := newRig(t, newTopic(t, broker.Addr()), postgresTarget(t)).control("group")
+	r := rig.New(t, rig.NewTopic(t, broker.Addr()), rig.Postgres(t)).Control("group")
 	for range 3 {
-		r.topic.produce(3000) // a round that caught nothing may have read everything
-		p := r.start("sink.after_commit=stop@3")
-		if !p.waitLine("failpoint sink.after_commit", 30*time.Second) {
-			t.Fatalf("the control never reached its failpoint:\n%s", p.log.tail())
+		r.Topic.Produce(3000) // a round that caught nothing may have read everything
+		p := r.Start("sink.after_commit=stop@3")
+		if !p.WaitLine("failpoint sink.after_commit", 30*time.Second) {
+			t.Fatalf("the control never reached its failpoint:\n%s", p.Log.Tail())
 		}
 		broker.Kill()
 		broker.Start()
-		other := r.start("") // the group has forgotten the frozen member, or will
-		caught := r.wantCaught(20 * time.Second)
-		p.kill()
-		other.kill()
+		other := r.Start("") // the group has forgotten the frozen member, or will
+		caught := r.WantCaught(20 * time.Second)
+		p.Kill()
+		other.Kill()
 		if caught {
 			return
 		}
@@ -60,25 +61,25 @@ func TestBrokerKilledControl(t *testing.T) {
 // exits with 0 within its grace.
 func TestSIGTERM(t *testing.T) {
 	t.Parallel()
-	for name, newTarget := range map[string]func(*testing.T) *target{"postgres": postgresTarget, "sqlite": sqliteTarget} {
+	for name, newTarget := range map[string]func(*testing.T) *rig.Target{"postgres": rig.Postgres, "sqlite": rig.SQLite} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, newTopic(t, testservice.Kafka(t)), newTarget(t))
-			r.topic.produce(20_000)
-			stop := r.topic.flow(1000, 50*time.Millisecond)
+			r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), newTarget(t))
+			r.Topic.Produce(20_000)
+			stop := r.Topic.Flow(1000, 50*time.Millisecond)
 			defer stop()
 			for range 3 {
-				before := r.target.rowCount()
-				p := r.start("")
-				if !poll(t.Context(), 30*time.Second, func() bool { return r.target.rowCount() > before+500 }) {
-					t.Fatalf("no progress:\n%s", p.log.tail())
+				before := r.Target.RowCount()
+				p := r.Start("")
+				if !rig.Poll(t.Context(), 30*time.Second, func() bool { return r.Target.RowCount() > before+500 }) {
+					t.Fatalf("no progress:\n%s", p.Log.Tail())
 				}
 				began := time.Now()
-				p.stop(11 * time.Second)
-				t.Logf("exit 0 after %s, with %d rows", time.Since(began).Round(time.Millisecond), r.target.rowCount())
+				p.Stop(11 * time.Second)
+				t.Logf("exit 0 after %s, with %d rows", time.Since(began).Round(time.Millisecond), r.Target.RowCount())
 			}
 			stop()
-			r.finish()
+			r.Finish()
 		})
 	}
 }
@@ -86,19 +87,19 @@ func TestSIGTERM(t *testing.T) {
 // TestSIGTERMControl: the naive loop gives up between its commits.
 func TestSIGTERMControl(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), postgresTarget(t)).control("group")
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), rig.Postgres(t)).Control("group")
 	for range 5 {
-		r.topic.produce(2000)
-		p := r.start("sink.after_commit=sleep:500ms@2")
-		if !p.waitLine("failpoint sink.after_commit", 20*time.Second) {
-			t.Fatalf("the control never reached its failpoint:\n%s", p.log.tail())
+		r.Topic.Produce(2000)
+		p := r.Start("sink.after_commit=sleep:500ms@2")
+		if !p.WaitLine("failpoint sink.after_commit", 20*time.Second) {
+			t.Fatalf("the control never reached its failpoint:\n%s", p.Log.Tail())
 		}
-		p.signal(syscall.SIGTERM)
-		p.wait(10 * time.Second)
-		other := r.start("")
-		caught := r.wantCaught(5 * time.Second)
-		p.kill()
-		other.kill()
+		p.Signal(syscall.SIGTERM)
+		p.Wait(10 * time.Second)
+		other := r.Start("")
+		caught := r.WantCaught(5 * time.Second)
+		p.Kill()
+		other.Kill()
 		if caught {
 			return
 		}
@@ -109,70 +110,70 @@ func TestSIGTERMControl(t *testing.T) {
 // TestGroupOffsetsDeleted removes the group: the position is in the database.
 func TestGroupOffsetsDeleted(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), postgresTarget(t))
-	r.topic.produce(3000)
-	p := r.start("")
-	r.settle(30*time.Second, p)
-	p.stop(15 * time.Second)
-	r.deleteGroup()
-	r.topic.produce(1000)
-	r.finish()
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), rig.Postgres(t))
+	r.Topic.Produce(3000)
+	p := r.Start("")
+	r.Settle(30*time.Second, p)
+	p.Stop(15 * time.Second)
+	deleteGroup(r)
+	r.Topic.Produce(1000)
+	r.Finish()
 }
 
 func TestGroupOffsetsDeletedControl(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), postgresTarget(t)).control("group")
-	r.topic.produce(3000)
-	p := r.start("")
-	r.settle(30*time.Second, p)
-	p.kill()
-	if !poll(t.Context(), 15*time.Second, func() bool {
-		_, err := r.topic.admin.DeleteGroup(t.Context(), r.topic.name)
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), rig.Postgres(t)).Control("group")
+	r.Topic.Produce(3000)
+	p := r.Start("")
+	r.Settle(30*time.Second, p)
+	p.Kill()
+	if !rig.Poll(t.Context(), 15*time.Second, func() bool {
+		_, err := r.Topic.Admin.DeleteGroup(t.Context(), r.Topic.Name)
 		return err == nil
 	}) {
 		t.Fatal("the group cannot be deleted")
 	}
-	r.start("")
-	if !r.wantCaught(20 * time.Second) {
+	r.Start("")
+	if !r.WantCaught(20 * time.Second) {
 		t.Fatal("a deleted group doubled nothing: this test proves nothing")
 	}
 }
 
-func (r *rig) deleteGroup() {
-	r.t.Helper()
-	if _, err := r.topic.admin.DeleteGroup(r.t.Context(), r.topic.name); err != nil {
-		r.t.Fatalf("delete group %s: %v", r.topic.name, err)
+func deleteGroup(r *rig.Rig) {
+	r.T.Helper()
+	if _, err := r.Topic.Admin.DeleteGroup(r.T.Context(), r.Topic.Name); err != nil {
+		r.T.Fatalf("delete group %s: %v", r.Topic.Name, err)
 	}
 }
 
 // remake deletes the topic and makes it anew, with the same name and other
 // records: device numbers go on where they were.
-func (l *topicLog) remake(n int) {
-	l.t.Helper()
-	old := l.topicID()
-	if _, err := l.admin.DeleteTopic(l.t.Context(), l.name); err != nil {
-		l.t.Fatalf("delete topic %s: %v", l.name, err)
+func remake(l *rig.Topic, n int) {
+	l.T.Helper()
+	old := topicID(l)
+	if _, err := l.Admin.DeleteTopic(l.T.Context(), l.Name); err != nil {
+		l.T.Fatalf("delete topic %s: %v", l.Name, err)
 	}
-	if !poll(l.t.Context(), 20*time.Second, func() bool {
-		_, err := l.admin.CreateTopic(l.t.Context(), partitions, 1, nil, l.name)
+	if !rig.Poll(l.T.Context(), 20*time.Second, func() bool {
+		_, err := l.Admin.CreateTopic(l.T.Context(), rig.Partitions, 1, nil, l.Name)
 		return err == nil
 	}) {
-		l.t.Fatalf("topic %s cannot be made anew", l.name)
+		l.T.Fatalf("topic %s cannot be made anew", l.Name)
 	}
-	l.connect() // the old client's metadata has the old topic's id
-	if !poll(l.t.Context(), 20*time.Second, func() bool { id := l.topicID(); return id != old && id != kadm.TopicID{} }) {
-		l.t.Fatalf("the broker does not tell of the new topic %s", l.name)
+	l.Connect() // the old client's metadata has the old topic's id
+	if !rig.Poll(l.T.Context(), 20*time.Second, func() bool { id := topicID(l); return id != old && id != kadm.TopicID{} }) {
+		l.T.Fatalf("the broker does not tell of the new topic %s", l.Name)
 	}
-	l.produce(n)
+	l.Produce(n)
 }
 
 // topicID is the topic's id as the broker tells it now; zero if it has none.
-func (l *topicLog) topicID() kadm.TopicID {
-	topics, err := l.admin.ListTopics(l.t.Context(), l.name)
+func topicID(l *rig.Topic) kadm.TopicID {
+	topics, err := l.Admin.ListTopics(l.T.Context(), l.Name)
 	if err != nil {
 		return kadm.TopicID{}
 	}
-	return topics[l.name].ID
+	return topics[l.Name].ID
 }
 
 // TestTopicRemade deletes the topic and makes it anew, before a start and under
@@ -184,28 +185,28 @@ func TestTopicRemade(t *testing.T) {
 		name := map[bool]string{false: "stopped", true: "running"}[running]
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, newTopic(t, testservice.Kafka(t)), postgresTarget(t))
-			r.topic.produce(2000)
-			p := r.start("")
-			r.settle(30*time.Second, p)
-			before := r.target.rowCount()
+			r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), rig.Postgres(t))
+			r.Topic.Produce(2000)
+			p := r.Start("")
+			r.Settle(30*time.Second, p)
+			before := r.Target.RowCount()
 			if running {
-				r.topic.remake(4000)
+				remake(r.Topic, 4000)
 			} else {
-				p.stop(15 * time.Second)
-				r.topic.remake(4000)
-				p = r.start("")
+				p.Stop(15 * time.Second)
+				remake(r.Topic, 4000)
+				p = r.Start("")
 			}
-			if !p.wait(60 * time.Second) {
-				t.Fatalf("the flow goes on as if nothing had happened:\n%s", p.log.tail())
+			if !p.Wait(60 * time.Second) {
+				t.Fatalf("the flow goes on as if nothing had happened:\n%s", p.Log.Tail())
 			}
-			if p.err == nil {
+			if p.Err == nil {
 				t.Errorf("exit code 0, want another")
 			}
-			if out := p.log.String(); !strings.Contains(out, r.topic.name) || !strings.Contains(out, "made anew") {
-				t.Errorf("the log does not say that the topic was made anew:\n%s", p.log.tail())
+			if out := p.Log.String(); !strings.Contains(out, r.Topic.Name) || !strings.Contains(out, "made anew") {
+				t.Errorf("the log does not say that the topic was made anew:\n%s", p.Log.Tail())
 			}
-			if n := r.target.rowCount(); n != before {
+			if n := r.Target.RowCount(); n != before {
 				t.Errorf("%d rows of the new topic were written as if it were the old one", n-before)
 			}
 		})
@@ -216,24 +217,24 @@ func TestTopicRemade(t *testing.T) {
 // new topic, and it says nothing.
 func TestTopicRemadeControl(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), postgresTarget(t)).control("database")
-	r.topic.produce(2000)
-	p := r.start("")
-	r.settle(30*time.Second, p)
-	p.kill()
-	before := r.target.rowCount()
-	r.topic.remake(4000)
-	p = r.start("")
-	if !poll(t.Context(), 30*time.Second, func() bool { return r.target.rowCount() > before }) {
-		t.Fatalf("the control wrote nothing of the new topic: this test proves nothing\n%s", p.log.tail())
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), rig.Postgres(t)).Control("database")
+	r.Topic.Produce(2000)
+	p := r.Start("")
+	r.Settle(30*time.Second, p)
+	p.Kill()
+	before := r.Target.RowCount()
+	remake(r.Topic, 4000)
+	p = r.Start("")
+	if !rig.Poll(t.Context(), 30*time.Second, func() bool { return r.Target.RowCount() > before }) {
+		t.Fatalf("the control wrote nothing of the new topic: this test proves nothing\n%s", p.Log.Tail())
 	}
-	pause(t.Context(), 2*time.Second)
-	if !p.alive() {
-		t.Fatalf("the control noticed: this test proves nothing\n%s", p.log.tail())
+	rig.Pause(t.Context(), 2*time.Second)
+	if !p.Alive() {
+		t.Fatalf("the control noticed: this test proves nothing\n%s", p.Log.Tail())
 	}
-	rows, _ := r.topic.expected()
-	if n := r.target.rowCount(); n >= rows {
+	rows, _ := r.Topic.Expected()
+	if n := r.Target.RowCount(); n >= rows {
 		t.Fatalf("the control skipped nothing (%d of %d rows): this test proves nothing", n, rows)
 	}
-	t.Logf("the control was caught: it skipped %d records in silence", rows-r.target.rowCount())
+	t.Logf("the control was caught: it skipped %d records in silence", rows-r.Target.RowCount())
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/penstockdev/penstock/internal/testservice"
+	"github.com/penstockdev/penstock/test/rig"
 )
 
 // The steps between reading and committing.
@@ -81,8 +82,8 @@ func (a *agenda) report(t *testing.T) {
 }
 
 // slot is one place in the group: a process that is killed and started again.
-func (a *agenda) slot(r *rig) {
-	for !r.t.Failed() {
+func (a *agenda) slot(r *rig.Rig) {
+	for !r.T.Failed() {
 		where, more := a.next()
 		if !more {
 			return
@@ -91,28 +92,28 @@ func (a *agenda) slot(r *rig) {
 		if where != atRandom {
 			arm = fmt.Sprintf("%s=kill@%d", where, hitToKill(where))
 		}
-		p, err := r.launch(arm, "127.0.0.1:0")
+		p, err := r.Launch(arm, "127.0.0.1:0")
 		if err != nil {
-			r.t.Error(err)
+			r.T.Error(err)
 			return
 		}
 		limit := 4 * time.Second
 		if where == atRandom {
 			limit = time.Duration(300+rand.IntN(3000)) * time.Millisecond
 		}
-		if !p.wait(limit) && strings.HasSuffix(where, ".revoke") {
-			p.signal(syscall.SIGTERM) // leaving revokes as well
-			p.wait(time.Second)
+		if !p.Wait(limit) && strings.HasSuffix(where, ".revoke") {
+			p.Signal(syscall.SIGTERM) // leaving revokes as well
+			p.Wait(time.Second)
 		}
-		p.kill()
-		if p.err == nil && strings.HasSuffix(where, ".revoke") {
+		p.Kill()
+		if p.Err == nil && strings.HasSuffix(where, ".revoke") {
 			continue // it had nothing to give up, and left in order
 		}
-		if !p.killed() {
-			r.t.Errorf("%s, to be killed %s, ended by itself: %v\n%s", p.label, where, p.err, p.log.tail())
+		if !p.Killed() {
+			r.T.Errorf("%s, to be killed %s, ended by itself: %v\n%s", p.Label, where, p.Err, p.Log.Tail())
 			return
 		}
-		if arm == "" || p.failpoints()[where] == 0 {
+		if arm == "" || p.Failpoints()[where] == 0 {
 			where = atRandom
 		}
 		a.killed(where)
@@ -134,15 +135,15 @@ func hitToKill(where string) int {
 
 // killRun kills until the agenda is done, on several flows at once, and checks
 // each in the end.
-func killRun(t *testing.T, want, flows, slots int, newTarget func(*testing.T) *target) {
+func killRun(t *testing.T, want, flows, slots int, newTarget func(*testing.T) *rig.Target) {
 	a := newAgenda(want)
 	t.Run("flows", func(t *testing.T) {
 		for i := range flows {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				t.Parallel()
-				r := newRig(t, newTopic(t, testservice.Kafka(t)), newTarget(t))
-				r.topic.produce(2000)
-				stop := r.topic.flow(400, 200*time.Millisecond)
+				r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), newTarget(t))
+				r.Topic.Produce(2000)
+				stop := r.Topic.Flow(400, 200*time.Millisecond)
 				defer stop()
 				var wg sync.WaitGroup
 				for range slots {
@@ -150,7 +151,7 @@ func killRun(t *testing.T, want, flows, slots int, newTarget func(*testing.T) *t
 				}
 				wg.Wait()
 				stop()
-				r.finish()
+				r.Finish()
 			})
 		}
 	})
@@ -159,33 +160,33 @@ func killRun(t *testing.T, want, flows, slots int, newTarget func(*testing.T) *t
 
 func TestKillPostgres(t *testing.T) {
 	t.Parallel()
-	killRun(t, *kills, 4, 2, postgresTarget)
+	killRun(t, *kills, 4, 2, rig.Postgres)
 }
 
 func TestKillSQLite(t *testing.T) {
 	t.Parallel()
-	killRun(t, *kills*2/5, 3, 1, sqliteTarget) // a SQLite file has one process
+	killRun(t, *kills*2/5, 3, 1, rig.SQLite) // a SQLite file has one process
 }
 
 // TestKillControl kills the naive loop between the commit of the database and
 // that of the group: it must double rows, and the check must see it.
 func TestKillControl(t *testing.T) {
 	t.Parallel()
-	for name, newTarget := range map[string]func(*testing.T) *target{"postgres": postgresTarget, "sqlite": sqliteTarget} {
+	for name, newTarget := range map[string]func(*testing.T) *rig.Target{"postgres": rig.Postgres, "sqlite": rig.SQLite} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, newTopic(t, testservice.Kafka(t)), newTarget(t)).control("group")
-			r.topic.produce(2000)
+			r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), newTarget(t)).Control("group")
+			r.Topic.Produce(2000)
 			for range 10 {
-				p := r.start("sink.after_commit=kill@2")
-				if !p.wait(10*time.Second) || !p.killed() {
-					t.Fatalf("the control was not killed: %v\n%s", p.err, p.log.tail())
+				p := r.Start("sink.after_commit=kill@2")
+				if !p.Wait(10*time.Second) || !p.Killed() {
+					t.Fatalf("the control was not killed: %v\n%s", p.Err, p.Log.Tail())
 				}
-				if r.doubled() {
+				if r.Doubled() {
 					break
 				}
 			}
-			if !r.wantCaught(0) {
+			if !r.WantCaught(0) {
 				t.Fatal("ten kills between the two commits doubled nothing: this test proves nothing")
 			}
 		})

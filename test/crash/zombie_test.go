@@ -6,31 +6,32 @@ import (
 	"time"
 
 	"github.com/penstockdev/penstock/internal/testservice"
+	"github.com/penstockdev/penstock/test/rig"
 )
 
 // freezeAndThaw is one round: a process freezes at the failpoint, a successor
 // takes its partitions over and writes everything, the first process thaws. It
 // returns how many of the frozen process's writes were refused.
-func freezeAndThaw(r *rig, failpoint string) int {
-	r.t.Helper()
-	r.topic.produce(600)
-	zombie, admin := r.startWithAdmin(failpoint + "=stop@2")
-	if !zombie.waitLine("failpoint "+failpoint, 20*time.Second) {
-		r.t.Fatalf("the process never reached %s:\n%s", failpoint, zombie.log.tail())
+func freezeAndThaw(r *rig.Rig, failpoint string) int {
+	r.T.Helper()
+	r.Topic.Produce(600)
+	zombie, admin := r.StartWithAdmin(failpoint + "=stop@2")
+	if !zombie.WaitLine("failpoint "+failpoint, 20*time.Second) {
+		r.T.Fatalf("the process never reached %s:\n%s", failpoint, zombie.Log.Tail())
 	}
-	successor := r.start("")
-	r.settle(30*time.Second, successor)
-	r.topic.produce(200) // the successor goes on, while the zombie thaws
-	zombie.signal(syscall.SIGCONT)
+	successor := r.Start("")
+	r.Settle(30*time.Second, successor)
+	r.Topic.Produce(200) // the successor goes on, while the zombie thaws
+	zombie.Signal(syscall.SIGCONT)
 	refused := 0
-	poll(r.t.Context(), 5*time.Second, func() bool {
-		refused = r.fenced(admin)
+	rig.Poll(r.T.Context(), 5*time.Second, func() bool {
+		refused = r.Fenced(admin)
 		return refused > 0
 	})
 	// The zombie is a member like any other again: it leaves in order.
-	r.settle(30*time.Second, zombie, successor)
-	zombie.stop(15 * time.Second)
-	successor.stop(15 * time.Second)
+	r.Settle(30*time.Second, zombie, successor)
+	zombie.Stop(15 * time.Second)
+	successor.Stop(15 * time.Second)
 	return refused
 }
 
@@ -40,7 +41,7 @@ func zombies(t *testing.T, failpoint string, rounds, flows int) {
 	for i := range flows {
 		t.Run(string(rune('a'+i)), func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, newTopic(t, testservice.Kafka(t)), postgresTarget(t))
+			r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), rig.Postgres(t))
 			want, proven := (rounds+flows-1)/flows, 0
 			for n := range 4 * want {
 				if refused := freezeAndThaw(r, failpoint); refused > 0 {
@@ -54,7 +55,7 @@ func zombies(t *testing.T, failpoint string, rounds, flows int) {
 			if proven < want {
 				t.Errorf("%d of %d rounds had a refused write, want %d", proven, 4*want, want)
 			}
-			r.finish()
+			r.Finish()
 		})
 	}
 }
@@ -69,32 +70,32 @@ func TestZombieBeforeBegin(t *testing.T) {
 // (freezeAndThaw waits for that before it thaws).
 func TestZombieInCopy(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), postgresTarget(t))
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), rig.Postgres(t))
 	for range 3 {
 		freezeAndThaw(r, "sink.in_copy")
 	}
-	r.finish()
+	r.Finish()
 }
 
 // TestZombieControl freezes a loop that keeps its offsets in the transaction of
 // the rows, but has no fence.
 func TestZombieControl(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), postgresTarget(t)).control("database")
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), rig.Postgres(t)).Control("database")
 	for range 5 {
-		r.topic.produce(600)
-		zombie := r.start("sink.before_begin=stop@2")
-		if !zombie.waitLine("failpoint sink.before_begin", 20*time.Second) {
-			t.Fatalf("the control never reached its failpoint:\n%s", zombie.log.tail())
+		r.Topic.Produce(600)
+		zombie := r.Start("sink.before_begin=stop@2")
+		if !zombie.WaitLine("failpoint sink.before_begin", 20*time.Second) {
+			t.Fatalf("the control never reached its failpoint:\n%s", zombie.Log.Tail())
 		}
-		successor := r.start("")
-		r.settle(30*time.Second, successor)
-		zombie.signal(syscall.SIGCONT)
-		if r.wantCaught(5 * time.Second) {
+		successor := r.Start("")
+		r.Settle(30*time.Second, successor)
+		zombie.Signal(syscall.SIGCONT)
+		if r.WantCaught(5 * time.Second) {
 			return
 		}
-		zombie.kill()
-		successor.kill()
+		zombie.Kill()
+		successor.Kill()
 	}
 	t.Fatal("five zombies without a fence doubled nothing: this test proves nothing")
 }
@@ -104,20 +105,20 @@ func TestZombieControl(t *testing.T) {
 // both write.
 func TestZombieInCopyControl(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, newTopic(t, testservice.Kafka(t)), postgresTarget(t)).control("database")
-	r.topic.produce(600)
-	zombie := r.start("sink.before_commit=stop@2")
-	if !zombie.waitLine("failpoint sink.before_commit", 20*time.Second) {
-		t.Fatalf("the control never reached its failpoint:\n%s", zombie.log.tail())
+	r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), rig.Postgres(t)).Control("database")
+	r.Topic.Produce(600)
+	zombie := r.Start("sink.before_commit=stop@2")
+	if !zombie.WaitLine("failpoint sink.before_commit", 20*time.Second) {
+		t.Fatalf("the control never reached its failpoint:\n%s", zombie.Log.Tail())
 	}
-	r.start("")
-	rows, _ := r.topic.expected()
-	if poll(t.Context(), 5*time.Second, func() bool { return r.target.rowCount() >= rows }) {
-		zombie.signal(syscall.SIGCONT)
-		if !r.wantCaught(5 * time.Second) {
+	r.Start("")
+	rows, _ := r.Topic.Expected()
+	if rig.Poll(t.Context(), 5*time.Second, func() bool { return r.Target.RowCount() >= rows }) {
+		zombie.Signal(syscall.SIGCONT)
+		if !r.WantCaught(5 * time.Second) {
 			t.Fatal("a loop without a fence passed: this test proves nothing")
 		}
 		return
 	}
-	t.Logf("the control was caught: %d of %d rows while its predecessor is frozen", r.target.rowCount(), rows)
+	t.Logf("the control was caught: %d of %d rows while its predecessor is frozen", r.Target.RowCount(), rows)
 }

@@ -1,4 +1,4 @@
-package crash
+package rig
 
 import (
 	"context"
@@ -11,12 +11,10 @@ import (
 	"testing"
 )
 
-var (
-	kills    = flag.Int("kills", 100, "kills of the PostgreSQL runs; SQLite gets two fifths")
-	keepLogs = flag.String("logs", "", "directory to keep the processes' logs in")
-)
+var keepLogs = flag.String("logs", "", "directory to keep the processes' logs in")
 
-func TestMain(m *testing.M) {
+// Main runs the tests of a package that uses rigs. Its TestMain calls it.
+func Main(m *testing.M) {
 	flag.Parse()
 	// The tests wait far more than they work: a kill costs the group's session
 	// timeout. How many run at once has nothing to do with the number of cores.
@@ -40,17 +38,18 @@ var (
 		return err
 	})
 	programs = map[string]func() error{
-		"penstock": sync.OnceValue(func() error { return compile("./cmd/penstock") }),
-		"naive":    sync.OnceValue(func() error { return compile("./test/crash/naive") }),
+		"penstock": sync.OnceValue(func() error { return compile("cmd/penstock") }),
+		"naive":    sync.OnceValue(func() error { return compile("test/rig/naive") }),
 	}
 )
+
+const module = "github.com/penstockdev/penstock/"
 
 func compile(pkg string) error {
 	if err := mkBinDir(); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(context.Background(), "go", "build", "-tags=failpoint", "-o", binDir+string(filepath.Separator), pkg)
-	cmd.Dir = filepath.Join("..", "..")
+	cmd := exec.CommandContext(context.Background(), "go", "build", "-tags=failpoint", "-o", binDir+string(filepath.Separator), module+pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)

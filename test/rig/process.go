@@ -1,4 +1,4 @@
-package crash
+package rig
 
 import (
 	"bytes"
@@ -16,22 +16,22 @@ import (
 	"time"
 )
 
-// process is one run of a program under test.
-type process struct {
-	t      *testing.T
-	label  string
+// Process is one run of a program under test.
+type Process struct {
+	T      *testing.T
+	Label  string
 	cmd    *exec.Cmd
-	log    *logBuffer
+	Log    *Log
 	exited chan struct{}
-	err    error // valid once exited is closed
+	Err    error // of the process's end; valid once Alive is false
 }
 
 // spawn starts a program with failpoints armed. It is killed with the test.
-func spawn(t *testing.T, label, failpoints string, args ...string) (*process, error) {
-	p := &process{t: t, label: label, log: newLogBuffer(), exited: make(chan struct{})}
+func spawn(t *testing.T, label, failpoints string, args ...string) (*Process, error) {
+	p := &Process{T: t, Label: label, Log: newLog(), exited: make(chan struct{})}
 	p.cmd = exec.CommandContext(context.Background(), args[0], args[1:]...)
 	p.cmd.Env = append(os.Environ(), "PENSTOCK_FAILPOINTS="+failpoints)
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Stdout, p.cmd.Stderr = p.Log, p.Log
 	dieWithParent(p.cmd)
 	started := make(chan error, 1)
 	go func() {
@@ -44,29 +44,31 @@ func spawn(t *testing.T, label, failpoints string, args ...string) (*process, er
 		if err != nil {
 			return
 		}
-		p.err = p.cmd.Wait()
-		p.log.close()
+		p.Err = p.cmd.Wait()
+		p.Log.close()
 		close(p.exited)
 	}()
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", label, err)
 	}
 	t.Cleanup(func() {
-		p.kill()
+		p.Kill()
 		p.keepLog()
 	})
 	return p, nil
 }
 
-func (p *process) signal(sig syscall.Signal) { _ = p.cmd.Process.Signal(sig) }
+// Signal sends sig.
+func (p *Process) Signal(sig syscall.Signal) { _ = p.cmd.Process.Signal(sig) }
 
-// kill is kill -9; it returns when the process is gone.
-func (p *process) kill() {
-	p.signal(syscall.SIGKILL)
+// Kill is kill -9; it returns when the process is gone.
+func (p *Process) Kill() {
+	p.Signal(syscall.SIGKILL)
 	<-p.exited
 }
 
-func (p *process) alive() bool {
+// Alive says whether the process runs, or is frozen.
+func (p *Process) Alive() bool {
 	select {
 	case <-p.exited:
 		return false
@@ -75,8 +77,8 @@ func (p *process) alive() bool {
 	}
 }
 
-// wait waits for the process to end by itself.
-func (p *process) wait(limit time.Duration) bool {
+// Wait waits for the process to end by itself.
+func (p *Process) Wait(limit time.Duration) bool {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
@@ -87,36 +89,36 @@ func (p *process) wait(limit time.Duration) bool {
 	}
 }
 
-// killed says whether SIGKILL ended the process.
-func (p *process) killed() bool {
+// Killed says whether SIGKILL ended the process.
+func (p *Process) Killed() bool {
 	var exit *exec.ExitError
-	if !errors.As(p.err, &exit) {
+	if !errors.As(p.Err, &exit) {
 		return false
 	}
 	status, ok := exit.Sys().(syscall.WaitStatus)
 	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
-// stop is SIGTERM, which must end the process in order, with exit code 0.
-func (p *process) stop(limit time.Duration) {
-	p.t.Helper()
+// Stop is SIGTERM, which must end the process in order, with exit code 0.
+func (p *Process) Stop(limit time.Duration) {
+	p.T.Helper()
 	// A process that has not got as far as to listen for signals just dies.
-	p.waitLine("metrics and health", 10*time.Second)
-	p.signal(syscall.SIGTERM)
-	if !p.wait(limit) {
-		p.t.Fatalf("%s still runs %s after SIGTERM:\n%s", p.label, limit, p.log.tail())
+	p.WaitLine("metrics and health", 10*time.Second)
+	p.Signal(syscall.SIGTERM)
+	if !p.Wait(limit) {
+		p.T.Fatalf("%s still runs %s after SIGTERM:\n%s", p.Label, limit, p.Log.Tail())
 	}
-	if p.err != nil {
-		p.t.Fatalf("%s ended with %v after SIGTERM:\n%s", p.label, p.err, p.log.tail())
+	if p.Err != nil {
+		p.T.Fatalf("%s ended with %v after SIGTERM:\n%s", p.Label, p.Err, p.Log.Tail())
 	}
 }
 
-// waitLine waits until the log contains the text.
-func (p *process) waitLine(text string, limit time.Duration) bool {
+// WaitLine waits until the log contains the text.
+func (p *Process) WaitLine(text string, limit time.Duration) bool {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for {
-		found, more, changed := p.log.contains(text)
+		found, more, changed := p.Log.contains(text)
 		if found || !more {
 			return found
 		}
@@ -128,10 +130,10 @@ func (p *process) waitLine(text string, limit time.Duration) bool {
 	}
 }
 
-// failpoints counts the failpoints that acted.
-func (p *process) failpoints() map[string]int {
+// Failpoints counts the failpoints that acted.
+func (p *Process) Failpoints() map[string]int {
 	hits := map[string]int{}
-	for line := range strings.Lines(p.log.String()) {
+	for line := range strings.Lines(p.Log.String()) {
 		if name, ok := strings.CutPrefix(line, "failpoint "); ok {
 			hits[strings.TrimSpace(name)]++
 		}
@@ -139,25 +141,26 @@ func (p *process) failpoints() map[string]int {
 	return hits
 }
 
-func (p *process) keepLog() {
+func (p *Process) keepLog() {
 	if *keepLogs == "" {
 		return
 	}
-	name := strings.ReplaceAll(p.t.Name(), "/", "-") + "-" + p.label + fmt.Sprintf("-%d.log", p.cmd.Process.Pid)
-	_ = os.WriteFile(filepath.Join(*keepLogs, name), []byte(p.log.String()), 0o600)
+	name := strings.ReplaceAll(p.T.Name(), "/", "-") + "-" + p.Label + fmt.Sprintf("-%d.log", p.cmd.Process.Pid)
+	_ = os.WriteFile(filepath.Join(*keepLogs, name), []byte(p.Log.String()), 0o600)
 }
 
-// logBuffer collects a process's output and tells who waits for it.
-type logBuffer struct {
+// Log collects a process's output and tells who waits for it.
+type Log struct {
 	mu      sync.Mutex // guards what follows
 	buf     bytes.Buffer
 	closed  bool
 	changed chan struct{}
 }
 
-func newLogBuffer() *logBuffer { return &logBuffer{changed: make(chan struct{})} }
+func newLog() *Log { return &Log{changed: make(chan struct{})} }
 
-func (l *logBuffer) Write(b []byte) (int, error) {
+// Write adds output.
+func (l *Log) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.buf.Write(b)
@@ -166,7 +169,7 @@ func (l *logBuffer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (l *logBuffer) close() {
+func (l *Log) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
@@ -176,19 +179,21 @@ func (l *logBuffer) close() {
 
 // contains says whether the text is there, whether more may come, and what to
 // wait for.
-func (l *logBuffer) contains(text string) (found, more bool, changed <-chan struct{}) {
+func (l *Log) contains(text string) (found, more bool, changed <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return bytes.Contains(l.buf.Bytes(), []byte(text)), !l.closed, l.changed
 }
 
-func (l *logBuffer) String() string {
+// String is all of it.
+func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.String()
 }
 
-func (l *logBuffer) tail() string {
+// Tail is its last lines.
+func (l *Log) Tail() string {
 	lines := strings.Split(strings.TrimSpace(l.String()), "\n")
 	return strings.Join(lines[max(0, len(lines)-25):], "\n")
 }

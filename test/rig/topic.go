@@ -1,4 +1,4 @@
-package crash
+package rig
 
 import (
 	"context"
@@ -15,80 +15,82 @@ import (
 )
 
 const (
-	partitions = 8
+	// Partitions is how many a topic has.
+	Partitions = 8
 	devices    = 40
 	// badEvery makes every so many-th record malformed: a dead letter.
 	badEvery = 97
 )
 
-// topicLog is a topic, and what was written into it: per device the numbers 1 to n
+// Topic is a topic, and what was written into it: per device the numbers 1 to n
 // in order, and here and there a record that is no JSON.
-type topicLog struct {
-	t      *testing.T
-	broker string
-	name   string
-	client *kgo.Client
-	admin  *kadm.Client
+type Topic struct {
+	T      *testing.T
+	Broker string
+	Name   string
+	Client *kgo.Client
+	Admin  *kadm.Client
 
 	mu   sync.Mutex // guards what follows
 	sent int
 	seq  [devices]int64
-	bad  map[place]bool
+	bad  map[Place]bool
 }
 
-// place is where a record lies.
-type place struct {
-	part int32
-	off  int64
+// Place is where a record lies.
+type Place struct {
+	Part int32
+	Off  int64
 }
 
-func newTopic(t *testing.T, broker string) *topicLog {
+// NewTopic creates a topic with Partitions partitions.
+func NewTopic(t *testing.T, broker string) *Topic {
 	t.Helper()
-	l := &topicLog{t: t, broker: broker, name: testservice.Name(t), bad: map[place]bool{}}
-	l.connect()
+	l := &Topic{T: t, Broker: broker, Name: testservice.Name(t), bad: map[Place]bool{}}
+	l.Connect()
 	l.create()
 	return l
 }
 
-// connect makes a new client.
-func (l *topicLog) connect() {
-	l.t.Helper()
+// Connect makes a new client.
+func (l *Topic) Connect() {
+	l.T.Helper()
 	cl, err := kgo.NewClient(
-		kgo.SeedBrokers(l.broker), kgo.ProducerBatchMaxBytes(30<<20), kgo.ProducerBatchCompression(kgo.NoCompression()),
+		kgo.SeedBrokers(l.Broker), kgo.ProducerBatchMaxBytes(30<<20), kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerLinger(0), kgo.RecordDeliveryTimeout(2*time.Minute), kgo.UnknownTopicRetries(-1),
 	)
 	if err != nil {
-		l.t.Fatal(err)
+		l.T.Fatal(err)
 	}
-	l.t.Cleanup(cl.Close)
-	l.client, l.admin = cl, kadm.NewClient(cl)
+	l.T.Cleanup(cl.Close)
+	l.Client, l.Admin = cl, kadm.NewClient(cl)
 }
 
-func (l *topicLog) create() {
-	l.t.Helper()
-	if _, err := l.admin.CreateTopic(l.t.Context(), partitions, 1, nil, l.name); err != nil {
-		l.t.Fatalf("create topic %s: %v", l.name, err)
+func (l *Topic) create() {
+	l.T.Helper()
+	if _, err := l.Admin.CreateTopic(l.T.Context(), Partitions, 1, nil, l.Name); err != nil {
+		l.T.Fatalf("create topic %s: %v", l.Name, err)
 	}
 }
 
-// produce writes n records and returns when the broker has them.
-func (l *topicLog) produce(n int) {
-	l.t.Helper()
-	if err := l.send(l.t.Context(), n); err != nil {
-		l.t.Fatalf("produce: %v", err)
+// Produce writes n records and returns when the broker has them.
+func (l *Topic) Produce(n int) {
+	l.T.Helper()
+	if err := l.send(l.T.Context(), n); err != nil {
+		l.T.Fatalf("produce: %v", err)
 	}
 }
 
 var padding = strings.Repeat("x", 60)
 
-func (l *topicLog) send(ctx context.Context, n int) error {
+func (l *Topic) send(ctx context.Context, n int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	records := make([]*kgo.Record, 0, n)
 	for range n {
 		l.sent++
 		d := (l.sent * 7) % devices
-		r := &kgo.Record{Topic: l.name, Key: fmt.Appendf(nil, "d%02d", d)}
+		r := &kgo.Record{Topic: l.Name, Key: fmt.Appendf(nil, "d%02d", d)}
 		if l.sent%badEvery == 0 {
 			r.Value = fmt.Appendf(nil, `{"device_id":"d%02d","seq":`, d)
 		} else {
@@ -97,19 +99,19 @@ func (l *topicLog) send(ctx context.Context, n int) error {
 		}
 		records = append(records, r)
 	}
-	for _, res := range l.client.ProduceSync(ctx, records...) {
+	for _, res := range l.Client.ProduceSync(ctx, records...) {
 		if res.Err != nil {
 			return res.Err
 		}
 		if res.Record.Value[len(res.Record.Value)-1] != '}' {
-			l.bad[place{res.Record.Partition, res.Record.Offset}] = true
+			l.bad[Place{res.Record.Partition, res.Record.Offset}] = true
 		}
 	}
 	return nil
 }
 
-// flow writes bursts until stop is called: records arrive while processes die.
-func (l *topicLog) flow(burst int, every time.Duration) (stop func()) {
+// Flow writes bursts until stop is called: records arrive while processes die.
+func (l *Topic) Flow(burst int, every time.Duration) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
@@ -132,13 +134,13 @@ func (l *topicLog) flow(burst int, every time.Duration) (stop func()) {
 	return sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
-			l.t.Errorf("produce: %v", err)
+			l.T.Errorf("produce: %v", err)
 		}
 	})
 }
 
-// expected is how many rows and dead letters there must be in the end.
-func (l *topicLog) expected() (rows, dead int) {
+// Expected is how many rows and dead letters there must be in the end.
+func (l *Topic) Expected() (rows, dead int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.sent - len(l.bad), len(l.bad)
