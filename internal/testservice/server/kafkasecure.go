@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -25,9 +27,14 @@ const (
 	AllowedPrefix = "app."
 )
 
+// ReauthEvery is how long a login by OAUTHBEARER or SCRAM-SHA-256 holds.
+const ReauthEvery = 3 * time.Second
+
 // NewSecureKafka starts a node with a SASL_SSL listener (SCRAM-SHA-512,
-// SCRAM-SHA-256, PLAIN), a listener for client certificates, and ACLs that
-// deny by default.
+// SCRAM-SHA-256, PLAIN, OAUTHBEARER), a listener for client certificates, and
+// ACLs that deny by default. OAUTHBEARER takes unsecured tokens: anybody is who
+// the token says. Who came by OAUTHBEARER or SCRAM-SHA-256 must log in again
+// every ReauthEvery (KIP-368).
 func NewSecureKafka(ctx context.Context, dir, libs string, certs *Certs) (*Kafka, error) {
 	k, err := newKafka(ctx, dir, libs, kafkaOptions{heap: "384m", secure: certs, clientOpts: (*Kafka).adminOpts})
 	if err != nil {
@@ -42,6 +49,9 @@ func NewSecureKafka(ctx context.Context, dir, libs string, certs *Certs) (*Kafka
 
 func (k *Kafka) secureSettings() []string {
 	c := k.opts.secure
+	reauth := func(mechanism string) string {
+		return "listener.name.sasl_ssl." + mechanism + ".connections.max.reauth.ms=" + strconv.FormatInt(ReauthEvery.Milliseconds(), 10)
+	}
 	login := func(mechanism, module, extra string) string {
 		return "listener.name.sasl_ssl." + mechanism + ".sasl.jaas.config=" + module +
 			` required username="` + AdminUser + `" password="` + AdminPassword + `"` + extra + ";"
@@ -53,12 +63,14 @@ func (k *Kafka) secureSettings() []string {
 		"advertised.listeners=SASL_SSL://" + sasl + ",MTLS://" + mtls,
 		"inter.broker.listener.name=SASL_SSL",
 		"listener.security.protocol.map=CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,MTLS:SSL",
-		"sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256,PLAIN",
+		"sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256,PLAIN,OAUTHBEARER",
 		"sasl.mechanism.inter.broker.protocol=SCRAM-SHA-512",
 		login("scram-sha-512", scramModule, ""),
 		login("scram-sha-256", scramModule, ""),
 		login("plain", "org.apache.kafka.common.security.plain.PlainLoginModule",
 			` user_`+AdminUser+`="`+AdminPassword+`" user_`+AppUser+`="`+AppPassword+`"`),
+		"listener.name.sasl_ssl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;",
+		reauth("oauthbearer"), reauth("scram-sha-256"),
 		"listener.name.mtls.ssl.client.auth=required",
 		"ssl.keystore.type=PEM",
 		"ssl.keystore.location=" + c.serverBundle,
