@@ -52,8 +52,9 @@ type Source interface {
 	// Read waits until there is something to deliver and gives it to
 	// Intake.Deliver, one call per partition, before it returns. It returns nil
 	// without delivering when ctx ends. Between two calls of Read nothing is
-	// delivered, and partitions may be assigned or revoked; during the calls
-	// of Deliver they are not.
+	// delivered. Partitions may be assigned or revoked at any time, but nothing
+	// of a partition is delivered from the beginning of its Revoked, or of its
+	// Assigned to that one's end, and nothing that was read before that.
 	// An error that is not transient ends the flow.
 	Read(ctx context.Context) error
 

@@ -32,10 +32,6 @@ func (s *Source) onAssigned(ctx context.Context, in offsets) (offsets, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.gate.closeAndWait(ctx); err != nil {
-		return nil, err
-	}
-	defer s.gate.open()
 	s.own(infos)
 	positions, err := s.in.Assigned(ctx, infos)
 	switch {
@@ -168,16 +164,16 @@ func (s *Source) accept(infos []flow.PartitionInfo, positions []flow.Position, l
 		if end, ok := lost[p.Partition]; ok {
 			pos.TopicID = infos[i].TopicID
 			s.failures = append(s.failures, &flow.PositionLostError{Position: pos, Begin: infos[i].Begin, End: end})
-			defer s.gate.wake()
 			continue
 		}
-		p.next, p.stopped, p.fresh = pos.Offset, false, true
+		p.next, p.stopped, p.fresh, p.since = pos.Offset, false, true, s.poll
 		if out[p.Topic] == nil {
 			out[p.Topic] = map[int32]kgo.Offset{}
 		}
 		// Without an epoch: we have compared it, and kgo begins at once.
 		out[p.Topic][p.ID] = kgo.NewOffset().At(pos.Offset).WithEpoch(-1)
 	}
+	s.wake() // the next poll brings nothing from before; and a failure is returned
 	return out
 }
 
@@ -189,26 +185,31 @@ func (s *Source) onLost(ctx context.Context, _ *kgo.Client, lost map[string][]in
 	s.revoke(ctx, lost, true)
 }
 
-// revoke gives partitions up. kgo has dropped what it had fetched of them, and
-// calls only while no Read delivers; the gate keeps the next Read where it
-// can see its context end.
+// revoke gives partitions up. The others are read on meanwhile: kgo has dropped
+// what it had fetched of these, and what a poll has taken before is not
+// delivered any more.
 func (s *Source) revoke(ctx context.Context, revoked map[string][]int32, lost bool) {
 	var ps []flow.Partition
+	s.delivering.Lock()
 	s.mu.Lock()
 	for t, ids := range revoked {
 		for _, id := range ids {
-			if p := (flow.Partition{Topic: t, ID: id}); s.parts[p] != nil {
+			p := flow.Partition{Topic: t, ID: id}
+			if st := s.parts[p]; st != nil {
+				st.leaving = true
 				ps = append(ps, p)
+			}
+			if lost { // somebody else's already: no transaction may commit it
+				delete(s.parts, p)
 			}
 		}
 	}
 	s.mu.Unlock()
+	s.delivering.Unlock()
 	if len(ps) == 0 {
 		return
 	}
 	failpoint.Hit("source.revoke")
-	s.gate.close()
-	defer s.gate.open()
 	s.in.Revoked(ctx, ps, lost)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -219,6 +220,24 @@ func (s *Source) revoke(ctx context.Context, revoked map[string][]int32, lost bo
 	if s.cl != nil { // kgo would keep them paused for their next assignment
 		s.cl.ResumeFetchPartitions(byTopic(ps))
 	}
+}
+
+// Member implements flow.GroupMember. kgo joins the next generation after
+// revoke has returned, which is after the partition is taken out here: what is
+// revoked is not covered by the answer, or by a generation that has passed.
+func (s *Source) Member(ps []flow.Partition) (flow.Member, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cl == nil {
+		return flow.Member{}, errClosed
+	}
+	for _, p := range ps {
+		if s.parts[p] == nil {
+			return flow.Member{}, &flow.FencedError{Err: fmt.Errorf("kafka: group %s has taken %s away from this process", s.cfg.Group, p)}
+		}
+	}
+	id, generation := s.cl.GroupMetadata()
+	return flow.Member{Group: s.cfg.Group, ID: id, InstanceID: s.cfg.InstanceID, Generation: generation}, nil
 }
 
 // sleep returns false when ctx ends before.

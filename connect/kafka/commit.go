@@ -70,7 +70,7 @@ func (s *Source) commitError(resp *kmsg.OffsetCommitResponse, err error) error {
 			case err == nil:
 				continue
 			case errors.Is(err, kerr.RebalanceInProgress), errors.Is(err, kerr.IllegalGeneration), errors.Is(err, kerr.UnknownMemberID),
-				errors.Is(err, kerr.FencedInstanceID):
+				errors.Is(err, kerr.FencedInstanceID), errors.Is(err, kerr.StaleMemberEpoch), errors.Is(err, kerr.FencedMemberEpoch):
 				return flow.Transient(fmt.Errorf("kafka: %s: a rebalance got in the way: %w", doing, err))
 			case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.UnknownTopicOrPartition):
 				return flow.Transient(fmt.Errorf("kafka: %s for %s[%d]: %w; the topic was deleted", doing, resp.Topics[i].Topic, p.Partition, err))

@@ -28,6 +28,8 @@ type SourceConfig struct {
 	Isolation string `yaml:"isolation" default:"read_committed" enum:"read_committed,read_uncommitted" doc:"read_committed leaves out records of aborted transactions, and waits for open ones."`
 	Assignor  string `yaml:"assignor" default:"cooperative-sticky" enum:"cooperative-sticky,sticky,range,roundrobin" doc:"How the group shares partitions out. All members must agree. Only cooperative-sticky goes on reading what a member keeps during a rebalance."`
 
+	Protocol string `yaml:"protocol" default:"classic" enum:"classic,consumer" doc:"Group protocol. consumer (KIP-848, Kafka 4.0 or newer; from 4.3 on it is advised) lets the broker share out partitions, without a barrier for all members; assignor range means the broker's range, any other its uniform, and session_timeout and heartbeat_interval are the broker's (group.consumer.session.timeout.ms). All members must agree; a group that has no members can change."`
+
 	SessionTimeout    time.Duration `yaml:"session_timeout" default:"45s" doc:"After this long without a heartbeat the group takes the partitions away. The broker bounds it (group.min.session.timeout.ms, group.max.session.timeout.ms)."`
 	HeartbeatInterval time.Duration `yaml:"heartbeat_interval" default:"3s" doc:"How often to tell the group that the process lives; at most a third of session_timeout."`
 	RebalanceTimeout  time.Duration `yaml:"rebalance_timeout" default:"60s" doc:"How long a rebalance waits for this process to write what it holds and join again."`
@@ -63,6 +65,9 @@ const (
 
 const readCommitted = "read_committed"
 
+// protocolConsumer is KIP-848's.
+const protocolConsumer = "consumer"
+
 var topicName = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
 
 // Validate refuses impossible combinations with a *connect.FieldError for each
@@ -73,6 +78,9 @@ func (c *SourceConfig) Validate() error {
 		errs = append(errs, connect.Errorf("brokers", "name at least one broker, as host:port"))
 	}
 	errs = append(errs, c.Connection.Validate(), c.validateTopics())
+	if c.Protocol == protocolConsumer && c.Assignor == "roundrobin" {
+		errs = append(errs, connect.Errorf("assignor", "with protocol: consumer the broker knows range and uniform (any sticky assignor here); it has no roundrobin"))
+	}
 	if c.Group == "" {
 		errs = append(errs, connect.Errorf("group", "name the consumer group"))
 	}

@@ -22,14 +22,13 @@
 //
 // # Order of callbacks and deliveries
 //
-// A revocation waits for AllowRebalance (BlockRebalanceOnPoll), that is, for
-// the end of a Read that delivers. An assignment does not: kgo adds partitions
-// while others are polled. The gate closes that hole: an assignment interrupts
-// a Read that waits, lets one that delivers finish, and keeps the next one out
-// until the engine has answered. Whoever waits at the gate waits with a context.
-//
-// After a revocation kgo holds nothing of the partitions any more: it drops
-// buffered fetches before it calls back, and a poll takes its result and the
-// lock that forbids a revocation in one step. So nothing stale is delivered
-// when a partition returns.
+// Partitions are assigned and revoked while others are polled (kgo without
+// BlockRebalanceOnPoll): what a member keeps is read on, however long the engine
+// takes to let a partition go or to take one over. Two rules keep stale
+// records out. What is being revoked is marked first, under the lock that a
+// delivery holds: it is delivered before, or not at all. And polls are numbered: what
+// a poll brings of a partition that was assigned since the poll began may have been
+// taken before the revocation, so it is dropped and fetched again. A poll that
+// begins later brings nothing old, because kgo drops what it has buffered of a partition
+// before it calls back.
 package kafka

@@ -3,6 +3,7 @@ package kafka
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/penstockdev/penstock/flow"
 )
@@ -72,18 +75,86 @@ func (l *ledger) total() int64 {
 	return n
 }
 
+// What a member keeps is read on while the engine takes long to let others go,
+// or to take others over.
+func TestOthersAreReadDuringARebalance(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range []string{"classic", "consumer"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			b := newBroker(t)
+			topic := b.topic(2)
+			cfg := b.config(topic)
+			cfg.Protocol = protocol
+			l := newLedger()
+			inA, inB := newIntake(t), newIntake(t)
+			inA.ledger, inA.member = l, "a"
+			inB.ledger, inB.member = l, "b"
+			revoking, goOn := make(chan flow.Partition, 1), make(chan struct{})
+			inA.revoking = func(ctx context.Context, ps []flow.Partition) {
+				revoking <- ps[0]
+				select {
+				case <-goOn:
+				case <-ctx.Done():
+				}
+			}
+			a := run(t, cfg, inA)
+			b.fill(topic, 2, 0, 10)
+			eventually(t, "the first records", func() bool { return inA.count() == 20 })
+			if m, err := a.Member([]flow.Partition{{Topic: topic}, {Topic: topic, ID: 1}}); err != nil || m.ID == "" || m.Group != cfg.Group {
+				t.Errorf("member of both: %+v, %v", m, err)
+			}
+			assigning, goOnToo := make(chan struct{}, 1), make(chan struct{})
+			inB.start = func(ctx context.Context, p flow.PartitionInfo) int64 {
+				assigning <- struct{}{}
+				select {
+				case <-goOnToo:
+				case <-ctx.Done():
+				}
+				return p.Start
+			}
+			run(t, cfg, inB)
+			moving := <-revoking
+			stays := 1 - moving.ID
+			if _, err := a.Member([]flow.Partition{moving}); err != nil {
+				t.Errorf("while it is revoked, its last transaction may still commit: %v", err)
+			}
+			read := func(n int) {
+				t.Helper()
+				for i := range 10 {
+					b.produce(&kgo.Record{Topic: topic, Partition: stays, Value: fmt.Append(nil, n+i)})
+				}
+				eventually(t, "records of the partition that stays", func() bool { return len(inA.values(topic, stays)) == n+10 })
+			}
+			read(10)
+			close(goOn)
+			<-assigning
+			read(20)
+			var fenced *flow.FencedError
+			if _, err := a.Member([]flow.Partition{moving}); !errors.As(err, &fenced) {
+				t.Errorf("member of what was revoked: %v", err)
+			}
+			close(goOnToo)
+			b.produce(&kgo.Record{Topic: topic, Partition: moving.ID, Value: []byte("x")})
+			eventually(t, "a record of the partition that moved", func() bool { return inB.count() == 1 })
+		})
+	}
+}
+
 // Members join and leave while records arrive: every partition has one owner
 // at any time, and every record is delivered once, in order.
 func TestMembersJoinAndLeave(t *testing.T) {
 	t.Parallel()
-	for _, assignor := range []string{"cooperative-sticky", "range"} {
-		t.Run(assignor, func(t *testing.T) {
+	for _, c := range []struct{ protocol, assignor string }{
+		{"classic", "cooperative-sticky"}, {"classic", "range"}, {"consumer", "cooperative-sticky"}, {"consumer", "range"},
+	} {
+		t.Run(c.protocol+" "+c.assignor, func(t *testing.T) {
 			t.Parallel()
 			const partitions = 6
 			b := newBroker(t)
 			topic := b.topic(partitions)
 			cfg := b.config(topic)
-			cfg.Assignor = assignor
+			cfg.Protocol, cfg.Assignor = c.protocol, c.assignor
 			l := newLedger()
 			produced := 0
 			more := func() {

@@ -144,12 +144,14 @@ type intake struct {
 	t testing.TB
 	// start answers Assigned; nil: PartitionInfo.Start.
 	start func(ctx context.Context, p flow.PartitionInfo) int64
+	// revoking, if set, is called by Revoked.
+	revoking func(ctx context.Context, ps []flow.Partition)
 	// ledger, if set, is shared by all members of a group.
 	ledger *ledger
 	member string
 
 	mu       sync.Mutex
-	busy     int // calls of Assigned and Revoked that go on
+	busy     map[flow.Partition]bool // Assigned or Revoked goes on
 	owned    map[flow.Partition]flow.PartitionInfo
 	next     map[flow.Partition]int64
 	end      map[flow.Partition]int64
@@ -162,13 +164,15 @@ type intake struct {
 func newIntake(t testing.TB) *intake {
 	return &intake{
 		t: t, owned: map[flow.Partition]flow.PartitionInfo{}, next: map[flow.Partition]int64{},
-		end: map[flow.Partition]int64{}, records: map[flow.Partition][]got{},
+		end: map[flow.Partition]int64{}, busy: map[flow.Partition]bool{}, records: map[flow.Partition][]got{},
 	}
 }
 
 func (in *intake) Assigned(ctx context.Context, ps []flow.PartitionInfo) ([]flow.Position, error) {
 	in.mu.Lock()
-	in.busy++
+	for _, p := range ps {
+		in.busy[p.Partition] = true
+	}
 	in.mu.Unlock()
 	out := make([]flow.Position, len(ps))
 	for i, p := range ps {
@@ -179,7 +183,9 @@ func (in *intake) Assigned(ctx context.Context, ps []flow.PartitionInfo) ([]flow
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.busy--
+	for _, p := range ps {
+		delete(in.busy, p.Partition)
+	}
 	if ctx.Err() != nil {
 		return out, nil
 	}
@@ -194,9 +200,18 @@ func (in *intake) Assigned(ctx context.Context, ps []flow.PartitionInfo) ([]flow
 	return out, nil
 }
 
-func (in *intake) Revoked(_ context.Context, ps []flow.Partition, lost bool) {
+func (in *intake) Revoked(ctx context.Context, ps []flow.Partition, lost bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if in.revoking != nil {
+		for _, p := range ps {
+			in.busy[p] = true
+		}
+		in.mu.Unlock()
+		in.revoking(ctx, ps)
+		in.mu.Lock()
+		clear(in.busy)
+	}
 	for _, p := range ps {
 		delete(in.owned, p)
 		if in.ledger != nil {
@@ -214,8 +229,8 @@ func (in *intake) Buffer(n int) []flow.Record { return make([]flow.Record, 0, n)
 func (in *intake) Deliver(f flow.Fetch) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.busy > 0 {
-		in.t.Errorf("%s delivered while Assigned runs", f.Partition)
+	if in.busy[f.Partition] {
+		in.t.Errorf("%s delivered while Assigned or Revoked of it runs", f.Partition)
 	}
 	info, ok := in.owned[f.Partition]
 	switch {

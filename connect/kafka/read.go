@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -70,29 +71,27 @@ func (s *Source) answers(ctx context.Context) bool {
 	return err == nil
 }
 
-// readOnce polls, delivers, and lets a rebalance that waits go on. troubled says
-// that there were errors.
+// readOnce polls and delivers. troubled says that there were errors.
 func (s *Source) readOnce(ctx context.Context) (delivered, troubled bool, err error) {
-	pollCtx, ok := s.gate.enter(ctx)
-	if !ok {
-		return false, false, nil
-	}
-	defer s.gate.leave()
+	limit := time.Duration(math.MaxInt64)
 	if s.inTrouble() {
-		var cancel context.CancelFunc
-		pollCtx, cancel = context.WithTimeout(pollCtx, probeEvery)
-		defer cancel()
+		limit = probeEvery
 	}
+	pollCtx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	cl := s.client()
 	if cl == nil {
 		return false, false, errClosed
 	}
-	// After enter: whoever leaves a failure from now on interrupts the poll.
+	s.mu.Lock()
+	s.poll++
+	s.wakePoll = cancel
+	s.mu.Unlock()
+	// From now on whoever leaves a failure interrupts the poll.
 	if err := s.takeFailure(); err != nil {
 		return false, false, err
 	}
 	s.moveFresh()
-	defer cl.AllowRebalance()
 	fetches := cl.PollFetches(pollCtx)
 	failpoint.Hit("source.read")
 	var troubles []trouble
@@ -135,6 +134,8 @@ func (s *Source) moveFresh() {
 // deliver hands the records of one partition over, and reports whether there
 // was anything to hand over.
 func (s *Source) deliver(t *kgo.FetchTopic, p *kgo.FetchPartition) bool {
+	s.delivering.Lock()
+	defer s.delivering.Unlock()
 	name := flow.Partition{Topic: t.Topic, ID: p.Partition}
 	id := s.idText(t.TopicID)
 	next, ok := s.expect(name, id, p)
@@ -181,10 +182,15 @@ func (s *Source) expect(name flow.Partition, id string, p *kgo.FetchPartition) (
 	defer s.mu.Unlock()
 	st := s.parts[name]
 	switch first := p.Records[0].Offset; {
-	case st == nil, st.stopped:
+	case st == nil, st.stopped, st.leaving:
 		return 0, false
 	case id != "" && st.topicID != "" && id != st.topicID:
 		s.lose(st, p.LogStartOffset, p.HighWatermark, id)
+		return 0, false
+	case st.since == s.poll:
+		// The poll may have taken this before the partition was revoked and
+		// assigned again: it is fetched anew.
+		s.move(st)
 		return 0, false
 	case st.moved:
 		// The poll proves that kgo uses the partition; whether it took the

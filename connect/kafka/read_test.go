@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"runtime"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -16,56 +14,37 @@ import (
 	"github.com/penstockdev/penstock/flow"
 )
 
-func TestGate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var g gate
-		var trace []string
-		inside, ok := g.enter(t.Context())
-		if !ok {
-			t.Fatal("an open gate keeps out")
+// What a poll brings of a partition that was assigned while it was under way may be
+// from before: it is not delivered, and fetched again.
+func TestStalePoll(t *testing.T) {
+	cl, err := kgo.NewClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	name := flow.Partition{Topic: "t"}
+	polled := &kgo.FetchPartition{Records: []*kgo.Record{{Offset: 7}}}
+	for _, c := range []struct {
+		what string
+		p    partition
+		ok   bool
+	}{
+		{"assigned before the poll", partition{since: 2, next: 5}, true},
+		{"assigned during the poll", partition{since: 3, next: 5}, false},
+		{"being revoked", partition{since: 2, next: 5, leaving: true}, false},
+		{"position lost", partition{since: 2, next: 5, stopped: true}, false},
+		{"set to another position, not known to kgo", partition{since: 2, next: 5, moved: true}, false},
+	} {
+		c.p.Partition = name
+		s := &Source{cl: cl, poll: 3, parts: map[flow.Partition]*partition{name: &c.p}}
+		if next, ok := s.expect(name, "", polled); ok != c.ok || ok && next != 5 {
+			t.Errorf("%s: %d, %v", c.what, next, ok)
 		}
-		go func() {
-			if err := g.closeAndWait(t.Context()); err != nil {
-				t.Error(err)
-			}
-			trace = append(trace, "callback")
-		}()
-		synctest.Wait()
-		if inside.Err() == nil {
-			t.Error("the callback does not interrupt the poll")
-		}
-		trace = append(trace, "deliver")
-		g.leave()
-		synctest.Wait()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if _, ok := g.enter(ctx); ok {
-			t.Error("entered while the callback is inside")
-		}
-		g.close() // a second callback
-		g.open()
-		go func() {
-			if _, ok := g.enter(t.Context()); ok {
-				trace = append(trace, "enter")
-			}
-		}()
-		synctest.Wait()
-		g.open()
-		synctest.Wait()
-		if got := fmt.Sprint(trace); got != "[deliver callback enter]" {
-			t.Errorf("order %s", got)
-		}
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
-		if g.closeAndWait(ended) == nil {
-			t.Error("did not wait for the reader")
-		}
-		g.leave()
-		if _, ok := g.enter(t.Context()); !ok {
-			t.Error("a callback that gave up keeps the gate closed")
-		}
-		g.leave()
-	})
+	}
+	s := &Source{cl: cl, poll: 3, parts: map[flow.Partition]*partition{}}
+	if _, ok := s.expect(name, "", polled); ok {
+		t.Error("a partition of somebody else was delivered")
+	}
 }
 
 func TestSlabs(t *testing.T) {

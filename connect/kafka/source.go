@@ -21,12 +21,17 @@ type Source struct {
 	cfg     SourceConfig
 	log     *slog.Logger
 	pattern *regexp.Regexp // nil where topics are named
-	gate    gate
+
+	// delivering is held while records of a partition are handed over: what is
+	// given up is handed over before, or not at all. Before mu.
+	delivering sync.Mutex
 
 	mu sync.Mutex
 	// guarded by mu:
-	admin    *cluster    // from Open on
-	cl       *kgo.Client // from Subscribe on
+	poll     uint64             // number of the poll under way, or of the last one
+	wakePoll context.CancelFunc // interrupts the poll under way; nil if there is none
+	admin    *cluster           // from Open on
+	cl       *kgo.Client        // from Subscribe on
 	in       flow.Intake
 	closed   bool
 	parts    map[flow.Partition]*partition // owned by this process
@@ -39,10 +44,11 @@ type Source struct {
 }
 
 var (
-	_ flow.Source    = (*Source)(nil)
-	_ flow.Committer = (*Source)(nil)
-	_ flow.Pauser    = (*Source)(nil)
-	_ flow.Seeker    = (*Source)(nil)
+	_ flow.Source      = (*Source)(nil)
+	_ flow.Committer   = (*Source)(nil)
+	_ flow.Pauser      = (*Source)(nil)
+	_ flow.Seeker      = (*Source)(nil)
+	_ flow.GroupMember = (*Source)(nil)
 )
 
 // partition is one that this process owns.
@@ -54,6 +60,11 @@ type partition struct {
 	// stopped says that the partition is not read until it is set to another
 	// position or assigned again: its position is lost.
 	stopped bool
+	// since is the number of the poll during which, or after which, the partition
+	// was assigned. What that poll brings may be from before.
+	since uint64
+	// leaving: the engine is giving the partition up, and takes nothing more.
+	leaving bool
 	// fresh says that nothing was polled since the assignment. kgo drops a
 	// change of position that comes before it has begun to use the partition, so
 	// a change (moved) is repeated until a poll proves that it has.
@@ -163,7 +174,6 @@ func (s *Source) groupOptions() []kgo.Opt {
 		kgo.SessionTimeout(c.SessionTimeout),
 		kgo.HeartbeatInterval(c.HeartbeatInterval),
 		kgo.RebalanceTimeout(c.RebalanceTimeout),
-		kgo.BlockRebalanceOnPoll(),
 		kgo.DisableAutoCommit(),
 		kgo.AdjustFetchOffsetsFn(s.onAssigned),
 		kgo.OnPartitionsRevoked(s.onRevoked),
@@ -182,6 +192,9 @@ func (s *Source) groupOptions() []kgo.Opt {
 		kgo.FetchMaxWait(c.Fetch.Wait),
 		kgo.BrokerMaxReadBytes(int32(c.Fetch.ResponseLimit)), //nolint:gosec // Validate bounds it
 		kgo.WithPools(&slabs{}),
+	}
+	if c.Protocol == protocolConsumer {
+		opts = append(opts, kgo.ServerSideBalancer())
 	}
 	if c.InstanceID != "" {
 		opts = append(opts, kgo.InstanceID(c.InstanceID))
@@ -287,8 +300,15 @@ func (s *Source) move(p *partition) {
 func (s *Source) fail(err error) {
 	s.mu.Lock()
 	s.failures = append(s.failures, err)
+	s.wake()
 	s.mu.Unlock()
-	s.gate.wake()
+}
+
+// wake makes a Read that waits for records look around. Call with mu held.
+func (s *Source) wake() {
+	if s.wakePoll != nil {
+		s.wakePoll()
+	}
 }
 
 func (s *Source) takeFailure() error {
@@ -329,12 +349,11 @@ func (s *Source) Close(ctx context.Context) error {
 func (s *Source) leave(ctx context.Context, cl *kgo.Client) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	cl.AllowRebalance()
 	if err := cl.LeaveGroupContext(ctx); err != nil {
 		s.log.Warn("could not leave the group; it gives the partitions away after the session timeout", slog.String("group", s.cfg.Group),
 			slog.Duration("session_timeout", s.cfg.SessionTimeout), slog.Any("error", err))
 	}
-	cl.CloseAllowingRebalance()
+	cl.Close()
 }
 
 func byTopic(ps []flow.Partition) map[string][]int32 {
