@@ -215,3 +215,50 @@ func TestProxyLosesAnswers(t *testing.T) {
 		t.Fatalf("after Restore: %v", err)
 	}
 }
+
+func TestProxyMakesTheNetworkBad(t *testing.T) {
+	t.Parallel()
+	dbURL := testservice.Postgres(t)
+	u, err := url.Parse(dbURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := testservice.Proxy(t, u.Host)
+	conn := connect(t, testservice.WithAddr(t, dbURL, p.Addr()))
+	query := func() (took time.Duration, err error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		began := time.Now()
+		_, err = conn.Exec(ctx, "SELECT repeat('x', 30000)")
+		return time.Since(began), err
+	}
+	if _, err := query(); err != nil {
+		t.Fatal(err)
+	}
+	p.Slow(100*time.Millisecond, 0)
+	if took, err := query(); err != nil || took < 200*time.Millisecond {
+		t.Errorf("slow: an answer after %s, %v; want 100 ms each way", took, err)
+	}
+	p.Restore()
+	p.Bandwidth(100)
+	if took, err := query(); err != nil || took < 250*time.Millisecond {
+		t.Errorf("100 kB/s: 30 kB after %s, %v", took, err)
+	}
+	p.Restore()
+	if took, err := query(); err != nil || took > time.Second {
+		t.Errorf("restored: an answer after %s, %v", took, err)
+	}
+	p.HalfOpen()
+	if took, err := query(); !errors.Is(err, context.DeadlineExceeded) || took < 2*time.Second {
+		t.Errorf("half-open: %v after %s, want nothing at all", err, took)
+	}
+	p.Restore()
+	conn = connect(t, testservice.WithAddr(t, dbURL, p.Addr()))
+	if _, err := query(); err != nil {
+		t.Errorf("a new connection: %v", err)
+	}
+	p.CloseConnections()
+	if _, err := query(); err == nil {
+		t.Error("the connection outlived its end")
+	}
+}
