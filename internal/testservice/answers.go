@@ -11,11 +11,11 @@ import (
 // certain requests.
 type answerLoser struct {
 	listener net.Listener
-	target   string
 	wg       sync.WaitGroup
 	changed  chan struct{}
 
 	mu      sync.Mutex // guards what follows
+	target  string
 	conns   map[*link]struct{}
 	closed  bool
 	request []byte
@@ -60,6 +60,14 @@ func (p *answerLoser) Lost() int {
 	return p.lost
 }
 
+// Redirect sends all new connections to another server, as a virtual address
+// does after a failover. Open ones stay: see CloseConnections.
+func (p *answerLoser) Redirect(addr string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = addr
+}
+
 // Changed receives after answers were lost.
 func (p *answerLoser) Changed() <-chan struct{} { return p.changed }
 
@@ -69,7 +77,10 @@ func (p *answerLoser) accept() {
 		if err != nil {
 			return
 		}
-		server, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", p.target)
+		p.mu.Lock()
+		target := p.target
+		p.mu.Unlock()
+		server, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", target)
 		if err != nil {
 			_ = client.Close()
 			continue

@@ -22,9 +22,69 @@ func StartPostgres(t testing.TB) *Server {
 	if err != nil {
 		t.Fatalf("start a PostgreSQL: %v", err)
 	}
-	s := &Server{t: t, pg: pg}
-	t.Cleanup(s.pg.StopImmediately)
-	return s
+	return own(t, pg)
+}
+
+// StartPostgresOnDisk starts one whose data lies on a disk of so many MB, of
+// which about 40 are used to begin with. It needs the right to mount.
+func StartPostgresOnDisk(t testing.TB, size int) *Server {
+	t.Helper()
+	pg, err := server.NewPostgresOnDisk(context.Background(), privateDir(t), size)
+	if err != nil {
+		t.Fatalf("start a PostgreSQL on a small disk: %v", err)
+	}
+	t.Cleanup(pg.RemoveDisk)
+	return own(t, pg)
+}
+
+func own(t testing.TB, pg *server.Postgres) *Server {
+	t.Cleanup(pg.StopImmediately)
+	return &Server{t: t, pg: pg}
+}
+
+// StartStandby starts a streaming standby of the server, and returns once it
+// receives. Commits do not wait for it unless they are told to:
+// Set("synchronous_standby_names", "standby").
+func (s *Server) StartStandby() *Server {
+	s.t.Helper()
+	standby, err := s.pg.NewStandby(context.Background(), privateDir(s.t))
+	if err != nil {
+		s.t.Fatalf("start a standby: %v", err)
+	}
+	return own(s.t, standby)
+}
+
+// Promote makes a standby the primary; it returns once it takes writes. Its
+// databases are those of the former primary: see WithAddr.
+func (s *Server) Promote() {
+	s.t.Helper()
+	if err := s.pg.Promote(context.Background()); err != nil {
+		s.t.Fatalf("promote: %v", err)
+	}
+}
+
+// Set changes a setting of the server, at once and for good.
+func (s *Server) Set(setting, value string) {
+	s.t.Helper()
+	admin := s.pg.URL("postgres")
+	exec(s.t, admin, "ALTER SYSTEM SET "+setting+" = '"+value+"'")
+	exec(s.t, admin, "SELECT pg_reload_conf()")
+}
+
+// FillDisk leaves no free byte on the disk of StartPostgresOnDisk.
+func (s *Server) FillDisk() {
+	s.t.Helper()
+	if err := s.pg.FillDisk(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// FreeDisk gives back what FillDisk took.
+func (s *Server) FreeDisk() {
+	s.t.Helper()
+	if err := s.pg.FreeDisk(); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // URL creates a database and returns its URL as superuser.

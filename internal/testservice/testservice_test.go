@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -154,6 +155,60 @@ func TestPrivatePostgresSurvivesItsEnds(t *testing.T) {
 		if n := count(t, dbURL); n != 1 {
 			t.Fatalf("%d rows after a restart, want 1", n)
 		}
+	}
+}
+
+func TestPrivatePostgresFailsOver(t *testing.T) {
+	t.Parallel()
+	primary := testservice.StartPostgres(t)
+	dbURL := primary.URL()
+	if _, err := connect(t, dbURL).Exec(t.Context(), "CREATE TABLE t (x int); INSERT INTO t VALUES (1)"); err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(dbURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := testservice.Proxy(t, u.Host)
+	standby := primary.StartStandby()
+	primary.Set("synchronous_standby_names", "standby")
+	throughProxy := testservice.WithAddr(t, dbURL, proxy.Addr())
+	if _, err := connect(t, throughProxy).Exec(t.Context(), "INSERT INTO t VALUES (2)"); err != nil {
+		t.Fatal(err)
+	}
+	primary.Kill()
+	standby.Promote()
+	proxy.Redirect(standby.Addr())
+	if _, err := connect(t, throughProxy).Exec(t.Context(), "INSERT INTO t VALUES (3)"); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, testservice.WithAddr(t, dbURL, standby.Addr())); n != 3 {
+		t.Fatalf("%d rows on the standby, want 3", n)
+	}
+}
+
+func TestPrivatePostgresDiskFillsUp(t *testing.T) {
+	t.Parallel()
+	s := testservice.StartPostgresOnDisk(t, 64)
+	conn := connect(t, s.URL())
+	insert := func() error {
+		_, err := conn.Exec(t.Context(), "INSERT INTO t SELECT 1 FROM generate_series(1, 10000)")
+		return err
+	}
+	if _, err := conn.Exec(t.Context(), "CREATE TABLE t (x int)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := insert(); err != nil {
+		t.Fatal(err)
+	}
+	s.FillDisk()
+	var refused *pgconn.PgError
+	if err := insert(); !errors.As(err, &refused) || refused.Code != "53100" {
+		t.Fatalf("on a full disk: %v, want SQLSTATE 53100", err)
+	}
+	s.FreeDisk()
+	if err := insert(); err != nil {
+		t.Fatalf("once it is free again: %v", err)
 	}
 }
 

@@ -34,10 +34,27 @@ type Postgres struct {
 	port int
 	cred *syscall.Credential
 	proc *process
+	// wal is the directory of the write-ahead log, where it is not in data.
+	wal string
 }
 
 // NewPostgres makes a cluster in dir and starts it.
 func NewPostgres(ctx context.Context, dir string, certs *Certs) (*Postgres, error) {
+	s, err := preparePostgres(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.init(ctx, certs); err != nil {
+		return nil, err
+	}
+	if err := s.startSomewhere(ctx); err != nil {
+		return nil, err
+	}
+	return s, s.createRoles(ctx)
+}
+
+// preparePostgres makes the directory.
+func preparePostgres(dir string) (*Postgres, error) {
 	bin, err := findPostgres()
 	if err != nil {
 		return nil, err
@@ -49,24 +66,20 @@ func NewPostgres(ctx context.Context, dir string, certs *Certs) (*Postgres, erro
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := s.chown(dir); err != nil {
-		return nil, err
-	}
-	if err := s.init(ctx, certs); err != nil {
-		return nil, err
-	}
+	return s, s.chown(dir)
+}
+
+// startSomewhere starts it on a port that is free.
+func (s *Postgres) startSomewhere(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
+		var err error
 		if s.port, err = FreePort(ctx); err != nil {
-			return nil, err
+			return err
 		}
-		if err = s.Start(ctx); err == nil {
-			break
-		}
-		if attempt == startAttempts {
-			return nil, err
+		if err = s.Start(ctx); err == nil || attempt == startAttempts {
+			return err
 		}
 	}
-	return s, s.createRoles(ctx)
 }
 
 // unprivileged is the user that servers run as which refuse to be root; nil
@@ -119,17 +132,19 @@ func findPostgres() (string, error) {
 func (s *Postgres) data() string { return filepath.Join(s.dir, "data") }
 
 func (s *Postgres) init(ctx context.Context, certs *Certs) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), "-D", s.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync") //nolint:gosec // a program that findPostgres found
-	cmd.Dir = s.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.cred}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w\n%s", err, out)
+	args := []string{"-D", s.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"}
+	if s.wal != "" {
+		args = append(args, "--waldir="+s.wal)
+	}
+	if err := s.program(ctx, "initdb", args...); err != nil {
+		return err
 	}
 	hba := strings.Join([]string{
 		"hostnossl all " + TLSRole + " 127.0.0.1/32 reject",
 		"hostssl all " + TLSRole + " 127.0.0.1/32 scram-sha-256",
 		"host all " + PasswordRole + " 127.0.0.1/32 scram-sha-256",
-		"host all all 127.0.0.1/32 trust", "",
+		"host all all 127.0.0.1/32 trust",
+		"host replication postgres 127.0.0.1/32 trust", "",
 	}, "\n")
 	if err := os.WriteFile(filepath.Join(s.data(), "pg_hba.conf"), []byte(hba), 0o600); err != nil {
 		return err
@@ -159,6 +174,17 @@ func (s *Postgres) init(ctx context.Context, certs *Certs) error {
 		err = e
 	}
 	return err
+}
+
+// program runs one of PostgreSQL's programs as the server's user.
+func (s *Postgres) program(ctx context.Context, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...) //nolint:gosec // a program that findPostgres found
+	cmd.Dir = s.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.cred}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
+	}
+	return nil
 }
 
 // Start starts a stopped or killed server on its port.

@@ -115,7 +115,7 @@ func tail(path string) string {
 }
 
 // StopLeftovers kills the servers below dir whose owner died before it could
-// stop them (a test binary that ran into its timeout).
+// stop them (a test binary that ran into its timeout), and unmounts their disks.
 func StopLeftovers(dir string) {
 	files, _ := filepath.Glob(filepath.Join(dir, "*", pidFileName))
 	for _, f := range files {
@@ -134,5 +134,9 @@ func StopLeftovers(dir string) {
 			continue
 		}
 		_ = syscall.Kill(-pid, syscall.SIGKILL)
+	}
+	data, _ := filepath.Glob(filepath.Join(dir, "*", "data"))
+	for _, d := range data {
+		unmountDisk(d)
 	}
 }
