@@ -202,12 +202,13 @@ func (b *Batch) deadLetters() []DeadLetter {
 
 // partOf returns the part that row i belongs to.
 func (b *Batch) partOf(i int) *Part {
-	for k := range b.Parts {
-		if i >= b.Parts[k].First && i < b.Parts[k].End {
-			return &b.Parts[k]
+	k, _ := slices.BinarySearchFunc(b.Parts, i, func(p Part, row int) int {
+		if p.End <= row {
+			return -1
 		}
-	}
-	return &b.Parts[0]
+		return 1
+	})
+	return &b.Parts[min(k, len(b.Parts)-1)]
 }
 
 // BeforeCommit makes durable what must be durable before the positions of the
@@ -246,15 +247,16 @@ func (b *Batch) head(n int) *Batch {
 // advance drops the rows below n, which have been written with the positions
 // of head(n).
 func (b *Batch) advance(n int) {
-	done := b.head(n)
-	k := 0
+	done := b.head(n).Parts // in the order of b.Parts
+	k, d := 0, 0
 	for _, p := range b.Parts {
-		i := slices.IndexFunc(done.Parts, func(d Part) bool { return d.Partition == p.Partition })
-		if i >= 0 {
-			if done.Parts[i].Next == p.Next {
+		if d < len(done) && done[d].Partition == p.Partition {
+			next := done[d].Next
+			d++
+			if next == p.Next {
 				continue
 			}
-			p.From = done.Parts[i].Next
+			p.From = next
 			p.First = n
 		}
 		b.Parts[k] = p

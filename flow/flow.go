@@ -31,8 +31,10 @@ type Flow struct {
 	committer             *committer
 
 	buffers struct {
-		sync.Mutex
-		free [][]Record // guarded by the mutex above
+		sync.Mutex // guards what follows
+		// free holds buffers by the logarithm of their capacity, which is a power of two.
+		free    [16][][]Record
+		records int // their capacities, all together
 	}
 
 	room chan struct{} // wakes the reader

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"slices"
 	"strings"
 	"time"
@@ -293,34 +294,37 @@ func (l *lane) waitFinished(ctx context.Context, p *partition) {
 
 // Buffer implements Intake.
 func (f intake) Buffer(n int) []Record {
+	class := bits.Len(uint(max(1, n) - 1)) //nolint:gosec // not negative
 	f.buffers.Lock()
 	defer f.buffers.Unlock()
-	free := f.buffers.free
-	for i := len(free) - 1; i >= 0; i-- {
-		if b := free[i]; cap(b) >= n {
-			free[i] = free[len(free)-1]
+	if class < len(f.buffers.free) {
+		if free := f.buffers.free[class]; len(free) > 0 {
+			b := free[len(free)-1]
 			free[len(free)-1] = nil
-			f.buffers.free = free[:len(free)-1]
+			f.buffers.free[class] = free[:len(free)-1]
+			f.buffers.records -= cap(b)
 			return b
 		}
 	}
-	return make([]Record, 0, n)
+	return make([]Record, 0, 1<<class)
 }
 
-// maxFreeBuffers bounds what the flow keeps for reuse: about a fetch of eight
-// partitions for each of two lanes.
-const maxFreeBuffers = 16
+// maxFreeRecords bounds what the flow keeps for reuse: about a fetch for each of
+// two lanes, of few partitions or of many.
+const maxFreeRecords = 32 << 10
 
 // recycle keeps a buffer for Buffer.
 func (f *Flow) recycle(b []Record) {
-	if cap(b) == 0 {
+	class := bits.Len(uint(cap(b))) - 1
+	if class < 0 || class >= len(f.buffers.free) || cap(b) != 1<<class {
 		return
 	}
 	b = b[:cap(b)]
 	clear(b) // the views would keep fetch buffers alive
 	f.buffers.Lock()
-	if len(f.buffers.free) < maxFreeBuffers {
-		f.buffers.free = append(f.buffers.free, b[:0])
+	if f.buffers.records+cap(b) <= maxFreeRecords {
+		f.buffers.records += cap(b)
+		f.buffers.free[class] = append(f.buffers.free[class], b[:0])
 	}
 	f.buffers.Unlock()
 }

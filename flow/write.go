@@ -206,9 +206,11 @@ func (l *lane) written(b *laneBatch, view *Batch, took time.Duration) {
 		}
 	}
 	l.mu.Lock()
+	k := 0 // both are in the same order
 	for i := range view.Parts {
 		part := &view.Parts[i]
-		for _, p := range b.parts {
+		for ; k < len(b.parts); k++ {
+			p := b.parts[k]
 			if p.Partition != part.Partition {
 				continue
 			}
@@ -216,6 +218,7 @@ func (l *lane) written(b *laneBatch, view *Batch, took time.Duration) {
 			if part.End > part.First {
 				p.newest = view.Records[part.End-1].Timestamp
 			}
+			break
 		}
 	}
 	l.mu.Unlock()
