@@ -22,7 +22,7 @@ type Connection struct {
 	Brokers  []string `yaml:"brokers" doc:"Addresses (host:port) to learn the cluster from; two or three are enough."`
 	ClientID string   `yaml:"client_id" default:"penstock" doc:"Name of this client in the brokers' logs, metrics and quotas."`
 	TLS      *TLS     `yaml:"tls" doc:"Encrypt, and check the brokers' certificates. An empty mapping uses the system's CAs. Absent: plain text."`
-	SASL     *SASL    `yaml:"sasl" doc:"Log in with a user name and a password."`
+	SASL     *SASL    `yaml:"sasl" doc:"Log in, with a password or a token."`
 }
 
 // How to encrypt, and how to log in.
@@ -31,11 +31,8 @@ type (
 	SASL = login.SASL
 )
 
-const (
-	dialTimeout = 10 * time.Second
-	// answerTimeout bounds a question to the cluster where nobody else does.
-	answerTimeout = 15 * time.Second
-)
+// answerTimeout bounds a question to the cluster where nobody else does.
+const answerTimeout = 15 * time.Second
 
 // Validate refuses impossible combinations with a *connect.FieldError for each
 // of them.
@@ -71,9 +68,15 @@ func (c *Connection) unset() bool {
 
 // principal names whom the cluster sees, for messages.
 func (c *Connection) principal() string {
+	name, known := login.Principal(c.TLS, c.SASL)
+	name = strings.TrimPrefix(name, "User:")
 	switch {
+	case c.SASL != nil && known:
+		return "user " + name
 	case c.SASL != nil:
-		return "user " + c.SASL.Username
+		return "the owner of the token"
+	case c.TLS != nil && c.TLS.CertFile != "" && known:
+		return "the owner of certificate " + c.TLS.CertFile + " (" + name + ")"
 	case c.TLS != nil && c.TLS.CertFile != "":
 		return "the owner of certificate " + c.TLS.CertFile
 	default:
@@ -89,11 +92,10 @@ func (c *Connection) options(log *slog.Logger) ([]kgo.Opt, error) {
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID(c.ClientID),
 		kgo.SoftwareNameAndVersion("penstock", "1"),
-		kgo.DialTimeout(dialTimeout),
 		kgo.DisableClientMetrics(),
 		kgo.WithLogger(kgoLogger{log}),
 	}
-	auth, err := login.Options(c.TLS, c.SASL)
+	auth, err := login.Options(c.TLS, c.SASL, log)
 	return append(opts, auth...), err
 }
 

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -8,22 +9,26 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/connect/kafka/login"
 	"github.com/penstockdev/penstock/flow"
 )
 
 // explain wraps what the cluster or the network said with what was being done,
-// on what, by whom, and what to do next; and gives it a class.
-func (c *Connection) explain(doing string, err error) error {
+// on what, by whom, and what to do next; and gives it a class. Where a right is
+// missing, needs are the rights that the operation asks for; without them doing
+// is searched for a topic or a group, and the right is that to read.
+func (c *Connection) explain(doing string, err error, needs ...right) error {
 	if err == nil || flow.ClassOf(err) != flow.ClassUnknown {
 		return err
 	}
-	hint, class := c.diagnose(err)
+	hint, class := c.diagnose(doing, err, needs)
 	if hint == notKafka {
 		err = errNotKafka
 	}
@@ -46,11 +51,20 @@ var errNotKafka = errors.New("what answers there is not a Kafka broker")
 
 const notKafka = "check the host and the port in brokers; if the listener wants TLS, set tls"
 
-func (c *Connection) diagnose(err error) (hint string, class flow.Class) {
+func (c *Connection) diagnose(doing string, err error, needs []right) (hint string, class flow.Class) {
+	if token, ok := errors.AsType[*login.TokenError](err); ok { // before the network's errors, which may be inside
+		if token.Temporary {
+			return "", flow.ClassTransient
+		}
+		return "", flow.ClassFatal
+	}
 	if hint, ok := c.diagnoseTLS(err); ok {
 		return hint, flow.ClassFatal
 	}
-	if hint, ok := c.diagnoseRights(err); ok {
+	if hint, class := c.diagnoseLogin(err); class != flow.ClassUnknown {
+		return hint, class
+	}
+	if hint, ok := c.diagnoseRights(doing, err, needs); ok {
 		return hint, flow.ClassFatal
 	}
 	var (
@@ -103,27 +117,131 @@ func (c *Connection) diagnoseTLS(err error) (string, bool) {
 	return "", false
 }
 
-func (c *Connection) diagnoseRights(err error) (string, bool) {
-	who := c.principal()
+func (c *Connection) diagnoseLogin(err error) (string, flow.Class) {
 	switch {
+	case errors.Is(err, kerr.SaslAuthenticationFailed) && c.SASL.MayBeChanging():
+		return c.principal() + " is refused, and was not before: if the password or the token has been changed, its file must have the new one within a minute", flow.ClassTransient
+	case errors.Is(err, kerr.SaslAuthenticationFailed) && c.SASL != nil && c.SASL.OAuth != nil:
+		return "the token of " + strings.TrimPrefix(c.principal(), "the owner of ") + " was refused: check its issuer, audience and scope (sasl.oauth) against what the brokers expect, and the clocks", flow.ClassFatal
 	case errors.Is(err, kerr.SaslAuthenticationFailed):
-		return who + " was refused: check sasl.username, the password and sasl.mechanism", true
+		return c.principal() + " was refused: check sasl.username, the password and sasl.mechanism", flow.ClassFatal
 	case errors.Is(err, kerr.UnsupportedSaslMechanism), errors.Is(err, kerr.IllegalSaslState):
 		mechanism := "none"
 		if c.SASL != nil {
 			mechanism = c.SASL.Mechanism
 		}
-		return "the listener does not accept SASL mechanism " + mechanism + ": set sasl.mechanism to one that it offers, or use another port", true
-	case errors.Is(err, kerr.TopicAuthorizationFailed):
-		return who + " may not do this: grant it Read and Describe on the topic", true
-	case errors.Is(err, kerr.GroupAuthorizationFailed):
-		return who + " may not do this: grant it Read on the group", true
-	case errors.Is(err, kerr.ClusterAuthorizationFailed):
-		return who + " may not do this: grant it the right on the cluster", true
-	case errors.Is(err, kerr.TransactionalIDAuthorizationFailed):
-		return who + " may not do this: grant it IdempotentWrite on the cluster", true
+		return "the listener does not accept SASL mechanism " + mechanism + ": set sasl.mechanism to one that it offers, or use another port", flow.ClassFatal
 	}
-	return "", false
+	return "", flow.ClassUnknown
+}
+
+// right is something that an ACL can allow: operations on one resource.
+type right struct {
+	resource   string // as kafka-acls.sh calls it: topic, group, cluster, transactional-id
+	name       string // empty for the cluster
+	operations []string
+}
+
+// Rights that operations ask for. Read and Write include Describe.
+func mayRead(topic string) right     { return right{"topic", topic, []string{"Read"}} }
+func mayWrite(topic string) right    { return right{"topic", topic, []string{"Write"}} }
+func mayDescribe(topic string) right { return right{"topic", topic, []string{"Describe"}} }
+func mayCreate(topic string) right   { return right{"topic", topic, []string{"Create"}} }
+func mayJoin(group string) right     { return right{"group", group, []string{"Read"}} }
+func mayTransact(id string) right    { return right{"transactional-id", id, []string{"Write"}} }
+func mayWriteIdempotently() right    { return right{"cluster", "", []string{"IdempotentWrite"}} }
+
+func (r right) String() string {
+	s := strings.Join(r.operations, " and ") + " on "
+	switch {
+	case r.resource == "cluster":
+		return s + "the cluster"
+	case r.name == "":
+		return s + "the " + strings.ReplaceAll(r.resource, "-", " ")
+	}
+	return s + strings.ReplaceAll(r.resource, "-", " ") + " " + r.name
+}
+
+// command grants the right, if an administrator runs it.
+func (r right) command(broker, principal string) string {
+	words := []string{"kafka-acls.sh --bootstrap-server", broker, "--command-config admin.properties --add --allow-principal", shellWord(principal)}
+	for _, o := range r.operations {
+		words = append(words, "--operation", o)
+	}
+	words = append(words, "--"+r.resource)
+	if r.resource != "cluster" {
+		words = append(words, shellWord(cmp.Or(r.name, "NAME")))
+	}
+	return strings.Join(words, " ")
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+=,-]+$`)
+
+func shellWord(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// The names in what this package says that it does.
+var (
+	groupNamed = regexp.MustCompile(`\bgroup (\S+)`)
+	topicNamed = regexp.MustCompile(`\btopics? (\S+?)(?:,|$)|(\S+)\[\d+\]`)
+)
+
+// lacks returns the rights of which the error says that one is missing.
+func lacks(doing string, err error, needs []right) []right {
+	name := func(re *regexp.Regexp) string {
+		if m := re.FindStringSubmatch(doing); m != nil {
+			return strings.Join(m[1:], "")
+		}
+		return ""
+	}
+	var fallback right
+	switch {
+	case errors.Is(err, kerr.TopicAuthorizationFailed):
+		fallback = mayRead(name(topicNamed))
+	case errors.Is(err, kerr.GroupAuthorizationFailed):
+		fallback = mayJoin(name(groupNamed))
+	case errors.Is(err, kerr.TransactionalIDAuthorizationFailed):
+		fallback = mayTransact("")
+	case errors.Is(err, kerr.ClusterAuthorizationFailed):
+		fallback = mayWriteIdempotently() // all else that asks for a right on the cluster names it
+	default:
+		return nil
+	}
+	var out []right
+	for _, r := range needs {
+		if r.resource == fallback.resource {
+			out = append(out, r)
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, fallback)
+	}
+	return out
+}
+
+func (c *Connection) diagnoseRights(doing string, err error, needs []right) (string, bool) {
+	missing := lacks(doing, err, needs)
+	if len(missing) == 0 {
+		return "", false
+	}
+	principal, known := login.Principal(c.TLS, c.SASL)
+	if !known {
+		principal = "User:NAME"
+	}
+	broker := "HOST:PORT"
+	if len(c.Brokers) > 0 {
+		broker = c.Brokers[0]
+	}
+	var names, commands []string
+	for _, r := range missing {
+		names = append(names, r.String())
+		commands = append(commands, r.command(broker, principal))
+	}
+	return fmt.Sprintf("%s may not do this: grant it %s, as an administrator with: %s", c.principal(), strings.Join(names, ", and "), strings.Join(commands, " && ")), true
 }
 
 // tooLarge explains a batch that the limit does not let in.

@@ -108,11 +108,11 @@ func TestLoginErrors(t *testing.T) {
 		},
 		"foreign topic": {
 			func(c *SourceConfig) { c.Topics = []string{foreign} }, flow.ClassFatal,
-			[]string{foreign, "user " + s.Username, "Describe on"},
+			[]string{foreign, "user " + s.Username, "grant it Read on topic " + foreign},
 		},
 		"foreign group": {
 			func(c *SourceConfig) { c.Group = "foreign" }, flow.ClassFatal,
-			[]string{"group foreign", "user " + s.Username, "grant it Read on the group"},
+			[]string{"group foreign", "user " + s.Username, "grant it Read on group foreign"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
