@@ -94,7 +94,7 @@ type BatchLimits struct {
 // Retry bounds the waits between attempts: exponential, with full jitter.
 type Retry struct {
 	Initial time.Duration // upper bound of the first wait; default 100 ms
-	Max     time.Duration // upper bound of any wait; default 30 s
+	Max     time.Duration // upper bound of any wait; default 30 s, and 1 s while the target cannot be reached at all
 	// UnknownAttempts is how often an error without a class is retried before
 	// the flow stops; default 10. Transient errors are retried without end.
 	UnknownAttempts int

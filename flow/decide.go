@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"errors"
 	"math/rand/v2"
 	"time"
 )
@@ -47,13 +48,20 @@ func (l BatchLimits) ready(s batchState) (bool, time.Duration) {
 	return false, patience - s.waited
 }
 
-// wait is the pause before attempt n (n = 1 is the first retry): exponential
-// with full jitter, so that many lanes that fail together do not come back
-// together.
-func (r Retry) wait(n int) time.Duration {
+// knockEvery bounds the wait while the target is unreachable: the flow goes on
+// soon after it is back, however long it was away.
+const knockEvery = time.Second
+
+// wait is the pause before attempt n (n = 1 is the first retry) after err:
+// exponential with full jitter, so that many lanes that fail together do not come
+// back together.
+func (r Retry) wait(n int, err error) time.Duration {
 	limit := r.Max
 	if n <= 20 {
 		limit = min(limit, r.Initial<<(n-1))
+	}
+	if _, ok := errors.AsType[*unreachable](err); ok {
+		limit = min(limit, knockEvery)
 	}
 	return time.Duration(rand.Int64N(int64(limit) + 1)) //nolint:gosec // jitter, not a secret
 }

@@ -2,6 +2,7 @@ package flow
 
 import (
 	"errors"
+	"fmt"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -34,6 +35,19 @@ func TestBatchIsCutByCountBytesOrTime(t *testing.T) {
 	}
 }
 
+func TestATargetThatIsAwayIsAskedEverySecond(t *testing.T) {
+	r := Retry{Initial: 100 * time.Millisecond, Max: time.Minute}
+	err := fmt.Errorf("writing: %w", Unreachable(errors.New("connection refused")))
+	if ClassOf(err) != ClassTransient {
+		t.Errorf("class %s", ClassOf(err))
+	}
+	for range 300 {
+		if w := r.wait(50, err); w > time.Second {
+			t.Fatalf("waits %s", w)
+		}
+	}
+}
+
 func TestRetryWaitsGrowWithFullJitterUpToTheMaximum(t *testing.T) {
 	r := Retry{Initial: 100 * time.Millisecond, Max: 2 * time.Second}
 	for n := 1; n < 100; n++ {
@@ -43,7 +57,7 @@ func TestRetryWaitsGrowWithFullJitterUpToTheMaximum(t *testing.T) {
 		}
 		var longest time.Duration
 		for range 300 {
-			w := r.wait(n)
+			w := r.wait(n, nil)
 			if w < 0 || w > limit {
 				t.Fatalf("attempt %d waits %s, limit %s", n, w, limit)
 			}

@@ -51,6 +51,18 @@ func (c *classed) Unwrap() error    { return c.error }
 // Transient marks err as worth retrying without bound. Nil stays nil.
 func Transient(err error) error { return withClass(err, ClassTransient) }
 
+// Unreachable marks err as transient and cheap to try again: nothing answered,
+// so that an attempt burdens nobody, and should soon follow the target's return.
+// Nil stays nil.
+func Unreachable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &unreachable{classed{err, ClassTransient}}
+}
+
+type unreachable struct{ classed }
+
 // Fatal marks err as one that no retry helps. Nil stays nil.
 func Fatal(err error) error { return withClass(err, ClassFatal) }
 

@@ -342,7 +342,7 @@ func (f *Flow) retry(ctx context.Context, what string, fn func() error) error {
 		case ClassData, ClassFenced, ClassFatal:
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		wait := f.cfg.Retry.wait(attempt)
+		wait := f.cfg.Retry.wait(attempt, err)
 		f.retrying(nil, attempt, wait, fmt.Errorf("%s: %w", what, err))
 		select {
 		case <-time.After(wait):

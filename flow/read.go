@@ -52,7 +52,7 @@ func (f *Flow) readLoop(ctx context.Context) {
 			return
 		}
 		attempt++
-		wait := f.cfg.Retry.wait(attempt)
+		wait := f.cfg.Retry.wait(attempt, err)
 		f.retrying(nil, attempt, wait, fmt.Errorf("reading: %w", err))
 		select {
 		case <-time.After(wait):

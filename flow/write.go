@@ -141,7 +141,7 @@ func (l *lane) writeBatch(ctx context.Context, b *laneBatch) error {
 			}
 		}
 		attempt++
-		wait := l.f.cfg.Retry.wait(attempt)
+		wait := l.f.cfg.Retry.wait(attempt, err)
 		l.f.retrying(l, attempt, wait, l.describe(b, err))
 		select {
 		case <-time.After(wait):
