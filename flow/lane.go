@@ -78,8 +78,11 @@ type lane struct {
 	records  int
 	bytes    int64 // in the queues
 	inflight int64 // in batches that were cut
-	idle     bool  // the writer waits for a batch
-	draining bool
+	// unfinished counts batches that were cut and are not finished. With none the
+	// writer is idle: that nothing else decides it keeps batches from depending on
+	// which goroutine runs first.
+	unfinished int
+	draining   bool
 	// gen is bumped when the lane drops what it holds; a batch of an earlier
 	// generation is not written.
 	gen int
@@ -259,7 +262,7 @@ func (l *lane) cutWhenReady(ctx context.Context, b *laneBatch, timer *time.Timer
 // state describes the queue for the decision. The caller holds l.mu.
 func (l *lane) state(now time.Time) batchState {
 	s := batchState{
-		records: l.records, bytes: l.bytes, writerIdle: l.idle, draining: l.draining,
+		records: l.records, bytes: l.bytes, writerIdle: l.unfinished == 0, draining: l.draining,
 		full: l.buffered() >= l.f.roomBelow,
 	}
 	var lag int64
@@ -302,6 +305,7 @@ func (l *lane) cut(b *laneBatch) {
 	l.records -= len(b.Records)
 	l.bytes -= b.bytes
 	l.inflight += b.bytes
+	l.unfinished++
 	b.reset()
 	b.cluster = l.f.origin.ClusterID
 	b.beforeCommit = l.f.putDeadLetters
@@ -388,6 +392,7 @@ func (l *lane) finish(b *laneBatch) {
 		p.inflight--
 	}
 	l.inflight -= b.bytes
+	l.unfinished--
 	close(l.finished)
 	l.finished = make(chan struct{})
 	l.mu.Unlock()
@@ -400,4 +405,5 @@ func (l *lane) finish(b *laneBatch) {
 	}
 	l.f.roomChanged()
 	l.free <- b
+	l.poke()
 }

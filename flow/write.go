@@ -23,10 +23,6 @@ func (l *lane) write(ctx context.Context) {
 	// the positions, a later one would carry them over the hole.
 	failed := false
 	for {
-		l.mu.Lock()
-		l.idle = true
-		l.mu.Unlock()
-		l.poke()
 		l.claimBack(ctx)
 		var b *laneBatch
 		var ok bool
@@ -41,7 +37,6 @@ func (l *lane) write(ctx context.Context) {
 			continue
 		}
 		l.mu.Lock()
-		l.idle = false
 		stale := b.gen != l.gen
 		l.mu.Unlock()
 		if stale || failed || ctx.Err() != nil {
