@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -30,21 +29,30 @@ type Options struct {
 
 // part is one section of the report.
 type part struct {
-	name string
-	doc  string
-	run  func(*Bench, context.Context) error
-	// local parts need no broker and no database.
-	local bool
+	name  string
+	doc   string
+	run   func(*Bench, context.Context) error
+	needs needs
 }
 
+// needs is what a part cannot be run without.
+type needs int
+
+const (
+	nothing needs = iota // but the binary
+	servers              // broker and database
+	backlog              // servers, the topic that is filled with all records, and its COPY files
+)
+
 var parts = []part{
-	{"size", "size of the release binary", (*Bench).size, true},
-	{"decode", "decode and encode on one core, beside fastjson", (*Bench).decode, true},
-	{"append", "Kafka to PostgreSQL, exactly once, beside psql \\copy and a hand-written loop", (*Bench).appendRows, false},
-	{"upsert", "the modes upsert and ignore, on fresh and on existing keys", (*Bench).upsert, false},
-	{"first", "one INSERT and one commit per message", (*Bench).first, false},
-	{"start", "start of the process to the first committed row", (*Bench).start, false},
-	{"sqlite", "Kafka to SQLite, beside a bare prepared-statement loop", (*Bench).sqlite, false},
+	{"size", "size of the release binary", (*Bench).size, nothing},
+	{"decode", "decode and encode on one core, beside fastjson", (*Bench).decode, nothing},
+	{"append", "Kafka to PostgreSQL, exactly once, beside psql \\copy and a hand-written loop", (*Bench).appendRows, backlog},
+	{"upsert", "the modes upsert and ignore, on fresh and on existing keys", (*Bench).upsert, backlog},
+	{"first", "one INSERT and one commit per message", (*Bench).first, backlog},
+	{"start", "start of the process to the first committed row", (*Bench).start, backlog},
+	{"sqlite", "Kafka to SQLite, beside a bare prepared-statement loop", (*Bench).sqlite, backlog},
+	{"latency", "from the acknowledgement of a record to its row being visible, at 10,000 records/s", (*Bench).latency, servers},
 }
 
 func parseOptions(args []string) (Options, error) {
@@ -118,9 +126,9 @@ type Bench struct {
 	servers  *Servers
 	psql     string
 	db       *Database
-	topic    *Topic
-	want     sums // of the topic's rows
 	penstock *Penstock
+	topic    *Topic // with the backlog
+	topics   []*Topic
 }
 
 func runBench(ctx context.Context, out io.Writer, o Options) (err error) {
@@ -149,10 +157,8 @@ func runBench(ctx context.Context, out io.Writer, o Options) (err error) {
 		if !slices.Contains(o.Parts, p.name) {
 			continue
 		}
-		if !p.local {
-			if err := b.open(ctx); err != nil {
-				return err
-			}
+		if err := b.open(ctx, p.needs); err != nil {
+			return err
 		}
 		fmt.Fprintf(out, "\n%s: %s\n", p.name, p.doc)
 		if err := p.run(b, ctx); err != nil {
@@ -179,12 +185,21 @@ func (b *Bench) findBinary(ctx context.Context) (err error) {
 	return err
 }
 
-// open starts or finds the servers, makes the database, the topic and its
-// files, once.
-func (b *Bench) open(ctx context.Context) (err error) {
-	if b.topic != nil {
-		return nil
+// open makes what a part needs, once.
+func (b *Bench) open(ctx context.Context, what needs) error {
+	if what >= servers && b.penstock == nil {
+		if err := b.openServers(ctx); err != nil {
+			return err
+		}
 	}
+	if what >= backlog && b.topic == nil {
+		return b.openBacklog(ctx)
+	}
+	return nil
+}
+
+// openServers starts or finds the servers, and makes the database.
+func (b *Bench) openServers(ctx context.Context) (err error) {
 	if b.psql, err = postgresBin("psql"); err != nil {
 		return err
 	}
@@ -200,21 +215,39 @@ func (b *Bench) open(ctx context.Context) (err error) {
 	if b.report.Database["fsync"] != "on" && !b.opts.Quick {
 		return errors.New("the database has fsync off: its commits cost nothing, and the figures would mean nothing")
 	}
-	fmt.Fprintf(b.out, "\nfilling a topic with %d records of %d bytes, and the same rows in the topic's order as COPY files\n", b.opts.Records, recordSize)
-	b.topic, err = makeTopic(ctx, b.servers.Brokers, "penstock-bench-"+strconv.Itoa(os.Getpid()), b.opts.Records, b.dir)
-	if err != nil {
-		return err
-	}
-	if b.want, err = sumsOf(b.topic.File); err != nil {
-		return err
-	}
-	b.penstock = &Penstock{Binary: b.binary, Dir: b.dir, Topic: b.topic, ports: &b.ports}
+	b.penstock = &Penstock{Binary: b.binary, Dir: b.dir, Brokers: b.servers.Brokers, ports: &b.ports}
 	return nil
 }
 
+// openBacklog fills the topic that most parts read, and makes its files.
+func (b *Bench) openBacklog(ctx context.Context) error {
+	fmt.Fprintf(b.out, "\nfilling a topic with %d records of %d bytes, and the same rows in the topic's order as COPY files\n", b.opts.Records, recordSize)
+	t, err := b.newTopic(ctx, partitions)
+	if err != nil {
+		return err
+	}
+	if err := t.Fill(ctx, b.opts.Records, partitionOf); err != nil {
+		return err
+	}
+	if err := t.writeFiles(ctx, b.dir); err != nil {
+		return fmt.Errorf("writing the rows of topic %s as COPY files: %w", t.Name, err)
+	}
+	b.topic = t
+	return nil
+}
+
+// newTopic creates a topic that is removed at the end.
+func (b *Bench) newTopic(ctx context.Context, partitions int) (*Topic, error) {
+	t, err := createTopic(ctx, b.servers.Brokers, fmt.Sprintf("penstock-bench-%d-%d", os.Getpid(), len(b.topics)+1), partitions)
+	if err == nil {
+		b.topics = append(b.topics, t)
+	}
+	return t, err
+}
+
 func (b *Bench) close(ctx context.Context) (err error) {
-	if b.topic != nil {
-		err = b.topic.Delete(ctx)
+	for _, t := range b.topics {
+		err = errors.Join(err, t.Delete(ctx))
 	}
 	if b.db != nil {
 		err = errors.Join(err, b.db.Close(ctx))

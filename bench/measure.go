@@ -35,6 +35,8 @@ type Measurement struct {
 	Allocs       float64 `json:"allocations_per_record,omitempty"`
 	SteadyAllocs float64 `json:"steady_allocations_per_record,omitempty"`
 	Load         string  `json:"load_average"`
+	// Values are what a part measures besides, by name and unit.
+	Values map[string]float64 `json:"values,omitempty"`
 }
 
 func measured(records int, u Usage) Measurement {

@@ -38,34 +38,34 @@ func buildPenstock(ctx context.Context, dir string, release bool) (string, error
 	return path, nil
 }
 
-// Penstock runs the binary on a topic.
+// Penstock runs the binary.
 type Penstock struct {
-	Binary string
-	Dir    string
-	Topic  *Topic
-	ports  *ports
+	Binary  string
+	Dir     string
+	Brokers []string
+	ports   *ports
 	// runs counts the flows: each run is a flow of its own.
 	runs int
 }
 
-// flowSink is the part of a flow file that differs between runs.
-type flowSink struct {
-	YAML string
-	// Env are variables that the file refers to.
-	Env []string
+// flowSpec is what differs between flows. What it does not say is Penstock's
+// default: the defaults are what is measured.
+type flowSpec struct {
+	Topic string
+	// Sink is YAML, Env the variables that it refers to.
+	Sink string
+	Env  []string
+	// Lanes is the number of lanes; 0 leaves it to Penstock.
+	Lanes int
+	// Raw flows decode nothing.
+	Raw bool
+	// Settings is YAML of the flow file's top level.
+	Settings string
 	// Progress returns how many records the flow's checkpoint has passed.
 	Progress func(ctx context.Context, flow string) (int64, error)
 }
 
-// flowFile writes a flow file. What it does not say is Penstock's default:
-// the defaults are what is measured.
-func (p *Penstock) flowFile(flow, sink, admin string, lanes int) (string, error) {
-	yaml := fmt.Sprintf(`flow: %s
-source:
-  kafka:
-    brokers: [%s]
-    topics: [%s]
-decode:
+const columnsYAML = `decode:
   json:
     columns:
       device_id: text
@@ -73,43 +73,107 @@ decode:
       ts: timestamptz
       temp: float8
       payload: text
-sink:
-%s
-lanes: %d
-admin: {address: %q}
-`, flow, strings.Join(p.Topic.Brokers, ", "), p.Topic.Name, indent(sink, "  "), lanes, admin)
-	path := filepath.Join(p.Dir, flow+".yaml")
-	return path, os.WriteFile(path, []byte(yaml), 0o600)
+`
+
+// runningFlow is a flow in a process of its own.
+type runningFlow struct {
+	*process
+	spec  flowSpec
+	Name  string
+	file  string
+	admin string
+}
+
+// Start starts a new flow at the beginning of its topic.
+func (p *Penstock) Start(ctx context.Context, spec flowSpec) (*runningFlow, error) {
+	p.runs++
+	f := &runningFlow{spec: spec, Name: spec.Topic + "-" + strconv.Itoa(p.runs)}
+	f.file = filepath.Join(p.Dir, f.Name+".yaml")
+	var err error
+	if f.admin, err = p.ports.free(); err != nil {
+		return nil, err
+	}
+	var yaml strings.Builder
+	fmt.Fprintf(&yaml, "flow: %s\nsource:\n  kafka:\n    brokers: [%s]\n    topics: [%s]\n", f.Name, strings.Join(p.Brokers, ", "), spec.Topic)
+	if !spec.Raw {
+		yaml.WriteString(columnsYAML)
+	}
+	fmt.Fprintf(&yaml, "sink:\n%s\n", indent(spec.Sink, "  "))
+	if spec.Lanes > 0 {
+		fmt.Fprintf(&yaml, "lanes: %d\n", spec.Lanes)
+	}
+	fmt.Fprintf(&yaml, "admin: {address: %q}\n%s", f.admin, spec.Settings)
+	if err := os.WriteFile(f.file, []byte(yaml.String()), 0o600); err != nil {
+		return nil, err
+	}
+	f.process, err = startProcess(ctx, childEnv(spec.Env...), p.Binary, "run", f.file)
+	return f, err
 }
 
 func indent(s, by string) string {
 	return by + strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n"+by)
 }
 
+// Progress is how many records the flow has committed.
+func (f *runningFlow) Progress(ctx context.Context) (int64, error) {
+	n, err := f.spec.Progress(ctx, f.Name)
+	if err != nil {
+		return 0, fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	return n, nil
+}
+
+// Finish stops the flow. It is not started again. An error is joined to what
+// has gone wrong before, err.
+func (f *runningFlow) Finish(err error) (Usage, error) {
+	f.Peak()
+	usage, stopErr := f.Stop(syscall.SIGTERM)
+	if err := errors.Join(err, stopErr); err != nil {
+		return usage, fmt.Errorf("penstock run %s: %w", f.file, err)
+	}
+	return usage, nil
+}
+
+// Until looks every so often until done says that it is, and fails when the
+// flow ends before, or after a limit.
+func (f *runningFlow) Until(ctx context.Context, what string, every, limit time.Duration, done func() (bool, error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("waited %s for %s", limit, what))
+	defer cancel()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-f.exited:
+			return fmt.Errorf("it ended while it was waited for %s", what)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Ready waits until the flow has its partitions.
+func (f *runningFlow) Ready(ctx context.Context) error {
+	return f.Until(ctx, "the flow to be ready", 5*time.Millisecond, time.Minute, func() (bool, error) { return isReady(ctx, f.admin), nil })
+}
+
 // Run runs a new flow from the beginning of the topic until all its records
 // are committed, and stops it then.
-func (p *Penstock) Run(ctx context.Context, sink flowSink, lanes int) (m Measurement, err error) {
-	p.runs++
-	flow := p.Topic.Name + "-" + strconv.Itoa(p.runs)
-	admin, err := p.ports.free()
+func (p *Penstock) Run(ctx context.Context, topic *Topic, spec flowSpec) (m Measurement, err error) {
+	spec.Topic = topic.Name
+	f, err := p.Start(ctx, spec)
 	if err != nil {
 		return m, err
 	}
-	file, err := p.flowFile(flow, sink.YAML, admin, lanes)
+	seen, err := f.watch(ctx, int64(topic.Records))
+	usage, err := f.Finish(err)
 	if err != nil {
 		return m, err
 	}
-	proc, err := startProcess(ctx, childEnv(sink.Env...), p.Binary, "run", file)
-	if err != nil {
-		return m, err
-	}
-	seen, err := p.watch(ctx, proc, func(ctx context.Context) (int64, error) { return sink.Progress(ctx, flow) }, admin)
-	proc.Peak()
-	usage, stopErr := proc.Stop(syscall.SIGTERM)
-	if err := errors.Join(err, stopErr); err != nil {
-		return m, fmt.Errorf("penstock run %s: %w", file, err)
-	}
-	m = measured(p.Topic.Records, usage)
+	m = measured(topic.Records, usage)
 	m.Seconds = seen.last.Seconds()
 	m.FirstCommit = seen.first.Seconds()
 	m.Ready = seen.ready.Seconds()
@@ -132,39 +196,38 @@ type sightings struct {
 // watch follows a run by the flow's checkpoint, which is what a commit is. It
 // looks often where a moment counts, at the first and at the last commit, and
 // seldom in between: looking costs the database.
-func (p *Penstock) watch(ctx context.Context, proc *process, progress func(context.Context) (int64, error), admin string) (s sightings, err error) {
+func (f *runningFlow) watch(ctx context.Context, total int64) (s sightings, err error) {
 	const often, seldom = 5 * time.Millisecond, 50 * time.Millisecond
-	total := int64(p.Topic.Records)
 	timer := time.NewTimer(often)
 	defer timer.Stop()
 	for {
 		select {
 		case <-timer.C:
-		case <-proc.exited:
+		case <-f.exited:
 			return s, errors.New("it ended before all records were committed")
 		case <-ctx.Done():
 			return s, context.Cause(ctx)
 		}
-		if s.ready == 0 && isReady(ctx, admin) {
-			s.ready = time.Since(proc.started)
+		if s.ready == 0 && isReady(ctx, f.admin) {
+			s.ready = time.Since(f.started)
 		}
-		n, err := progress(ctx)
+		n, err := f.Progress(ctx)
 		if err != nil {
-			return s, fmt.Errorf("reading the checkpoint: %w", err)
+			return s, err
 		}
-		at := time.Since(proc.started)
+		at := time.Since(f.started)
 		if n > 0 && s.first == 0 {
 			s.first, s.recordsAtFirst = at, n
 			if s.ready == 0 {
 				s.ready = at // it was, for less than a look
 			}
-			if s.mallocsAtFirst, err = allocations(ctx, admin); err != nil {
+			if s.mallocsAtFirst, err = allocations(ctx, f.admin); err != nil {
 				return s, err
 			}
 		}
 		if n >= total {
 			s.last = at
-			s.mallocsAtLast, err = allocations(ctx, admin)
+			s.mallocsAtLast, err = allocations(ctx, f.admin)
 			return s, err
 		}
 		if n == 0 || n > total-total/10 {
@@ -194,20 +257,38 @@ func get(ctx context.Context, url string) (*http.Response, error) {
 
 // allocations asks a running Penstock how many heap objects it has made.
 func allocations(ctx context.Context, admin string) (int64, error) {
-	resp, err := get(ctx, "http://"+admin+"/metrics")
+	const name = "go_memstats_mallocs_total"
+	all, err := metrics(ctx, admin)
 	if err != nil {
 		return 0, err
 	}
+	n, ok := all[name]
+	if !ok {
+		return 0, errors.New("/metrics has no " + name)
+	}
+	return int64(n), nil
+}
+
+// metrics asks a running Penstock for its metrics. Those with labels beside the
+// flow's are added up.
+func metrics(ctx context.Context, admin string) (map[string]float64, error) {
+	resp, err := get(ctx, "http://"+admin+"/metrics")
+	if err != nil {
+		return nil, err
+	}
 	defer resp.Body.Close() //nolint:errcheck // only read
+	all := map[string]float64{}
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
-		if v, ok := strings.CutPrefix(lines.Text(), "go_memstats_mallocs_total "); ok {
-			n, err := strconv.ParseFloat(v, 64)
-			return int64(n), err
+		line := lines.Text()
+		at := strings.LastIndexByte(line, ' ')
+		if at < 0 || line[0] == '#' {
+			continue
+		}
+		name, _, _ := strings.Cut(line[:at], "{")
+		if v, err := strconv.ParseFloat(line[at+1:], 64); err == nil {
+			all[name] += v
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return 0, err
-	}
-	return 0, errors.New("/metrics has no go_memstats_mallocs_total")
+	return all, lines.Err()
 }

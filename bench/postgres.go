@@ -44,15 +44,22 @@ func (b *Bench) copySide(name string, files ...string) Side {
 	}
 }
 
+// intoTable is a flow of Penstock, exactly once into the table.
+func (b *Bench) intoTable(mode string, lanes int) flowSpec {
+	return flowSpec{
+		Sink:  fmt.Sprintf("postgres:\n  url: ${BENCH_DATABASE}\n  table: %s\n  mode: %s\n  key: [device_id, seq]\n", table, mode),
+		Env:   []string{"BENCH_DATABASE=" + b.db.URL},
+		Lanes: lanes, Progress: b.db.Progress,
+	}
+}
+
 // penstockSide is Penstock's binary, exactly once into the table.
 func (b *Bench) penstockSide(name, mode string, lanes int, prepare func(context.Context) error) Side {
-	sink := flowSink{
-		YAML: fmt.Sprintf("postgres:\n  url: ${BENCH_DATABASE}\n  table: %s\n  mode: %s\n  key: [device_id, seq]\n", table, mode),
-		Env:  []string{"BENCH_DATABASE=" + b.db.URL}, Progress: b.db.Progress,
-	}
 	return Side{
 		Name: name, Prepare: prepare, Verify: b.verify, Server: b.db.CPU,
-		Run: func(ctx context.Context) (Measurement, error) { return b.penstock.Run(ctx, sink, lanes) },
+		Run: func(ctx context.Context) (Measurement, error) {
+			return b.penstock.Run(ctx, b.topic, b.intoTable(mode, lanes))
+		},
 	}
 }
 
@@ -109,4 +116,4 @@ func (b *Bench) full(ctx context.Context) error {
 	return b.db.Checkpoint(ctx)
 }
 
-func (b *Bench) verify(ctx context.Context) error { return b.db.Verify(ctx, b.want) }
+func (b *Bench) verify(ctx context.Context) error { return b.db.Verify(ctx, b.topic.Sums) }

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -49,17 +51,20 @@ func (r *Report) WriteFile(path string) error {
 
 // printRun prints one line for a run that has just ended.
 func printRun(w io.Writer, m Measurement) {
-	line := fmt.Sprintf("  %2d  %-28s %8.2f s %9.0f/s  cpu %6.2f", m.Round+1, m.Side, m.Seconds, m.Rate, m.CPU)
+	fmt.Fprintf(w, "  %2d  %-28s %8.2f s %9.0f/s  cpu %6.2f", m.Round+1, m.Side, m.Seconds, m.Rate, m.CPU)
 	if m.ServerCPU > 0 {
-		line += fmt.Sprintf("  server %6.2f", m.ServerCPU)
+		fmt.Fprintf(w, "  server %6.2f", m.ServerCPU)
 	}
 	if m.Peak > 0 {
-		line += fmt.Sprintf("  rss %5.0f MiB", peakMiB(m))
+		fmt.Fprintf(w, "  rss %5.0f MiB", peakMiB(m))
 	}
 	if m.FirstCommit > 0 {
-		line += fmt.Sprintf("  ready %.2f s  first %.2f s  from ready %.0f/s  allocs %.3f (steady %.3f)", m.Ready, m.FirstCommit, m.RateFromReady, m.Allocs, m.SteadyAllocs)
+		fmt.Fprintf(w, "  ready %.2f s  first %.2f s  from ready %.0f/s  allocs %.3f (steady %.3f)", m.Ready, m.FirstCommit, m.RateFromReady, m.Allocs, m.SteadyAllocs)
 	}
-	fmt.Fprintf(w, "%s  load %s\n", line, m.Load)
+	for _, name := range slices.Sorted(maps.Keys(m.Values)) {
+		fmt.Fprintf(w, "  %s %s", name, number(m.Values[name]))
+	}
+	fmt.Fprintf(w, "  load %s\n", m.Load)
 }
 
 // Print prints the figures as a table.

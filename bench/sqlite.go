@@ -72,7 +72,7 @@ func (b *Bench) sqliteBareSide(name string) Side {
 	file := sqliteFile{filepath.Join(b.dir, "bare.db")}
 	return Side{
 		Name: name, Prepare: file.Reset,
-		Verify: func(ctx context.Context) error { return file.Verify(ctx, b.want) },
+		Verify: func(ctx context.Context) error { return file.Verify(ctx, b.topic.Sums) },
 		Run: func(ctx context.Context) (Measurement, error) {
 			u, _, err := b.loop(ctx, "sqlite", "-database", file.path, "-file", b.topic.File, "-batch", strconv.Itoa(transactionRows))
 			return measured(b.topic.Records, u), err
@@ -85,15 +85,16 @@ func (b *Bench) sqlitePenstockSide(name string) Side {
 	file := sqliteFile{filepath.Join(b.dir, "penstock.db")}
 	return Side{
 		Name: name, Prepare: file.Reset,
-		Verify: func(ctx context.Context) error { return file.Verify(ctx, b.want) },
+		Verify: func(ctx context.Context) error { return file.Verify(ctx, b.topic.Sums) },
 		Run: func(ctx context.Context) (m Measurement, err error) {
 			db, err := openSQLite(file.path)
 			if err != nil {
 				return m, err
 			}
 			defer func() { err = errors.Join(err, db.Close()) }()
-			return b.penstock.Run(ctx, flowSink{
-				YAML: fmt.Sprintf("sqlite:\n  path: %q\n  table: %s\n", file.path, table),
+			return b.penstock.Run(ctx, b.topic, flowSpec{
+				Lanes: 1,
+				Sink:  fmt.Sprintf("sqlite:\n  path: %q\n  table: %s\n", file.path, table),
 				Progress: func(ctx context.Context, flow string) (n int64, err error) {
 					err = db.QueryRowContext(ctx, `SELECT coalesce(sum(next_offset), 0) FROM penstock_checkpoint WHERE flow = ?`, flow).Scan(&n)
 					if err != nil && strings.Contains(err.Error(), "no such table") {
@@ -101,7 +102,7 @@ func (b *Bench) sqlitePenstockSide(name string) Side {
 					}
 					return n, err
 				},
-			}, 1)
+			})
 		},
 	}
 }

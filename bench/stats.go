@@ -127,3 +127,8 @@ func serverCPU(m Measurement) float64    { return m.ServerCPU }
 func peakMiB(m Measurement) float64      { return float64(m.Peak) / (1 << 20) }
 func allocs(m Measurement) float64       { return m.Allocs }
 func steadyAllocs(m Measurement) float64 { return m.SteadyAllocs }
+
+// value is one of a measurement's Values.
+func value(name string) func(Measurement) float64 {
+	return func(m Measurement) float64 { return m.Values[name] }
+}

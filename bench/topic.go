@@ -14,73 +14,75 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// Topic is the topic that every side reads, and the same rows as binary COPY
-// files in the topic's order.
+// Topic is a topic of the records that a generator makes.
 type Topic struct {
 	Brokers []string
 	Name    string
 	Records int
+	// Sums are those of all records.
+	Sums sums
 	// File holds all rows, Halves those of the lower and of the upper half of
-	// the partitions: what two lanes would have.
+	// the partitions: what two lanes would have. Only where writeFiles made them.
 	File   string
 	Halves [2]string
 }
 
-// makeTopic creates a topic, fills it with records, and writes the COPY files
-// below dir.
-func makeTopic(ctx context.Context, brokers []string, name string, records int, dir string) (_ *Topic, err error) {
-	t := &Topic{
-		Brokers: brokers, Name: name, Records: records,
-		File:   filepath.Join(dir, name+".copy"),
-		Halves: [2]string{filepath.Join(dir, name+".lower.copy"), filepath.Join(dir, name+".upper.copy")},
-	}
-	client, err := kgo.NewClient(
-		kgo.SeedBrokers(brokers...),
-		kgo.DefaultProduceTopic(name),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.ProducerBatchCompression(kgo.Lz4Compression()),
-		kgo.ProducerLinger(5*time.Millisecond),
-	)
+// createTopic creates an empty topic.
+func createTopic(ctx context.Context, brokers []string, name string, partitions int) (*Topic, error) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
 	if err != nil {
 		return nil, err
 	}
 	defer client.Close()
-	if _, err := kadm.NewClient(client).CreateTopic(ctx, partitions, 1, nil, name); err != nil {
+	if _, err := kadm.NewClient(client).CreateTopic(ctx, int32(partitions), 1, nil, name); err != nil { //nolint:gosec // at most a few thousand
 		return nil, fmt.Errorf("creating topic %s at %s: %w", name, strings.Join(brokers, ","), err)
 	}
-	if err := t.produce(ctx, client); err != nil {
-		return nil, errors.Join(fmt.Errorf("filling topic %s: %w", name, err), t.Delete(context.WithoutCancel(ctx)))
-	}
-	if err := t.writeFiles(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("writing the rows of topic %s as COPY files: %w", name, err), t.Delete(context.WithoutCancel(ctx)))
-	}
-	return t, nil
+	return &Topic{Brokers: brokers, Name: name}, nil
 }
 
-func (t *Topic) produce(ctx context.Context, client *kgo.Client) error {
+// producer is a client that produces as a good service does: idempotent, all
+// replicas, lz4, some milliseconds for a batch.
+func (t *Topic) producer() (*kgo.Client, error) {
+	return kgo.NewClient(
+		kgo.SeedBrokers(t.Brokers...),
+		kgo.DefaultProduceTopic(t.Name),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.ProducerBatchCompression(kgo.Lz4Compression()),
+		kgo.ProducerLinger(5*time.Millisecond),
+	)
+}
+
+// Fill produces so many more records, each to the partition that place says.
+func (t *Topic) Fill(ctx context.Context, records int, place func(i int) int32) error {
+	client, err := t.producer()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g := newGenerator()
-	for i := range t.Records {
-		client.Produce(ctx, &kgo.Record{Partition: partitionOf(i), Value: bytes.Clone(g.JSON(i))}, func(_ *kgo.Record, err error) {
+	for i := t.Records; i < t.Records+records && ctx.Err() == nil; i++ {
+		client.Produce(ctx, &kgo.Record{Partition: place(i), Value: t.Sums.next(g, i)}, func(_ *kgo.Record, err error) {
 			if err != nil {
 				cancel(err)
 			}
 		})
-		if ctx.Err() != nil {
-			break
-		}
 	}
 	if err := client.Flush(ctx); err != nil {
-		return context.Cause(ctx)
+		return fmt.Errorf("filling topic %s: %w", t.Name, context.Cause(ctx))
 	}
+	t.Records += records
 	return nil
 }
 
-// writeFiles reads the topic as one consumer of all its partitions receives
-// it, fetch by fetch, and writes the rows in that order. Each record is
-// compared with what was produced.
-func (t *Topic) writeFiles(ctx context.Context) (err error) {
+// writeFiles reads a topic that was filled with partitionOf as one consumer of
+// all its partitions receives it, fetch by fetch, and writes the rows in that
+// order as COPY files below dir. Each record is compared with what was
+// produced.
+func (t *Topic) writeFiles(ctx context.Context, dir string) (err error) {
+	t.File = filepath.Join(dir, t.Name+".copy")
+	t.Halves = [2]string{filepath.Join(dir, t.Name+".lower.copy"), filepath.Join(dir, t.Name+".upper.copy")}
 	offsets := map[int32]kgo.Offset{}
 	for p := range int32(partitions) {
 		offsets[p] = kgo.NewOffset().AtStart()
