@@ -2,6 +2,7 @@ package login
 
 import (
 	"bytes"
+	"encoding/pem"
 	"errors"
 	"log/slog"
 	"os"
@@ -77,12 +78,15 @@ func readSecret(field, name string) (string, error) {
 // wholePEM refuses the beginning of a PEM file: crypto/x509 takes the blocks
 // that are whole, and leaves out the one that is not.
 func wholePEM(b []byte) error {
-	begin, end := bytes.Count(b, []byte("-----BEGIN ")), bytes.Count(b, []byte("-----END "))
+	begun, whole := bytes.Count(b, []byte("-----BEGIN ")), 0
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		whole++
+	}
 	switch {
-	case begin == 0:
+	case begun == 0:
 		return errors.New("holds nothing in PEM form")
-	case begin != end:
-		return errors.New("ends in the middle of a block")
+	case begun != whole:
+		return errors.New("ends in the middle of a block, or holds a damaged one")
 	}
 	return nil
 }
