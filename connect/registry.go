@@ -73,6 +73,18 @@ type Sink[C any] struct {
 	Complete          func(cfg *C, with Context) error
 }
 
+// RoutedSink describes a sink that is a flow.Router. R is what each route of a
+// flow has of its own; its fields are fields of C as well, where they hold for a
+// flow without routes.
+type RoutedSink[C, R any] struct {
+	Sink[C]
+	// SetRoutes hands the configurations of the flow's routes to cfg, in their
+	// order. A *FieldError of C's Validate about the second is at routes.1.
+	SetRoutes func(cfg *C, names []string, routes []R)
+	// CompleteRoute, if set, does for a route what Sink.Complete does for a flow.
+	CompleteRoute func(cfg *R, with Context) error
+}
+
 // DeadLetters describes a dead-letter queue.
 type DeadLetters[C any] struct {
 	Name, Doc string
@@ -88,13 +100,18 @@ type Connector struct {
 	Spec *Spec
 	// NeedsColumns and StoresDeadLetters are those of a Sink.
 	NeedsColumns, StoresDeadLetters bool
+	// Route describes what each route has of its own in a RoutedSink; nil for
+	// connectors that take no routes.
+	Route *Spec
 
-	config   reflect.Type
-	complete func(cfg any, with Context) error
-	build    func(cfg any) (any, error)
+	config        reflect.Type
+	complete      func(cfg any, with Context) error
+	build         func(cfg any) (any, error)
+	completeRoute func(cfg any, with Context) error
+	setRoutes     func(cfg any, names []string, routes []any) error
 }
 
-// Entry is a Source, Decoder, Sink or DeadLetters.
+// Entry is a Source, Decoder, Sink, RoutedSink or DeadLetters.
 type Entry interface{ connector() (*Connector, error) }
 
 func (e Source[C]) connector() (*Connector, error) {
@@ -115,6 +132,53 @@ func (e Sink[C]) connector() (*Connector, error) {
 		c.NeedsColumns, c.StoresDeadLetters = e.NeedsColumns, e.StoresDeadLetters
 	}
 	return c, err
+}
+
+func (e RoutedSink[C, R]) connector() (*Connector, error) {
+	c, err := e.Sink.connector()
+	if err != nil {
+		return nil, err
+	}
+	fail := func(err error) (*Connector, error) {
+		return nil, fmt.Errorf("%s %q: its routes: %w", c.Role, c.Name, err)
+	}
+	if e.SetRoutes == nil {
+		return fail(errors.New("there is no SetRoutes"))
+	}
+	if c.Route, err = SpecOf[R](); err != nil {
+		return fail(err)
+	}
+	for _, f := range c.Route.Fields {
+		if c.Spec.Field(f.Name) == nil {
+			return fail(fmt.Errorf("field %s is none of the sink", f.Name))
+		}
+	}
+	c.completeRoute = func(cfg any, with Context) error {
+		own, ok := cfg.(*R)
+		switch {
+		case !ok:
+			return fmt.Errorf("%s %s: a route's configuration of type %T is not its own", c.Role, c.Name, cfg)
+		case e.CompleteRoute == nil:
+			return nil
+		}
+		return e.CompleteRoute(own, with)
+	}
+	c.setRoutes = func(cfg any, names []string, routes []any) error {
+		own, ok := cfg.(*C)
+		all := make([]R, len(routes))
+		for i := range routes {
+			r, isRoute := routes[i].(*R)
+			if ok = ok && isRoute; ok {
+				all[i] = *r
+			}
+		}
+		if !ok {
+			return fmt.Errorf("%s %s: the configuration of its routes is not its own", c.Role, c.Name)
+		}
+		e.SetRoutes(own, names, all)
+		return nil
+	}
+	return c, nil
 }
 
 func newConnector[C, P any](role Role, name, doc string, build func(C) (P, error), complete func(*C, Context) error) (*Connector, error) {
@@ -166,6 +230,17 @@ func (c *Connector) NewConfig() any { return reflect.New(c.config).Interface() }
 
 // Complete takes what cfg, which NewConfig made, lacks from the rest of the flow.
 func (c *Connector) Complete(cfg any, with Context) error { return c.complete(cfg, with) }
+
+// NewRoute returns a pointer to a new, zero configuration of a route.
+func (c *Connector) NewRoute() any { return reflect.New(c.Route.Go).Interface() }
+
+// CompleteRoute is Complete for a configuration that NewRoute made.
+func (c *Connector) CompleteRoute(cfg any, with Context) error { return c.completeRoute(cfg, with) }
+
+// SetRoutes hands the configurations that NewRoute made to cfg.
+func (c *Connector) SetRoutes(cfg any, names []string, routes []any) error {
+	return c.setRoutes(cfg, names, routes)
+}
 
 // The constructors. Each is for a connector of its role alone.
 

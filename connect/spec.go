@@ -26,6 +26,7 @@ const (
 	KindMap    // string keys, values of Elem
 	KindStruct // Fields
 	KindChoice // one connector of Role, and its configuration
+	KindRoute  // what a route has of its own in the flow's connector of Role
 )
 
 // Type is the type of a field, as a person writes it.
@@ -44,7 +45,7 @@ type Type struct {
 	Key *Field
 	// Short is the field of Elem that a scalar in place of the mapping sets.
 	Short *Field
-	// Role is set for a choice.
+	// Role is set for a choice and for a route.
 	Role Role
 }
 
@@ -80,6 +81,13 @@ type Choice struct {
 	Config any
 }
 
+// RouteConfig is a field whose value is what a route has of its own in the
+// flow's sink (Connector.Route): the tag is role:"sink".
+type RouteConfig struct {
+	// Config is a pointer to the route's configuration struct; nil where there is none.
+	Config any
+}
+
 // SpecOf reads the Spec off the tags of the struct type C. An error is a
 // mistake in the struct.
 func SpecOf[C any]() (*Spec, error) { return specOf(reflect.TypeFor[C]()) }
@@ -100,6 +108,7 @@ var (
 	bytesType    = reflect.TypeFor[Bytes]()
 	secretType   = reflect.TypeFor[Secret]()
 	choiceType   = reflect.TypeFor[Choice]()
+	routeType    = reflect.TypeFor[RouteConfig]()
 )
 
 // typeOf maps a Go type; outer are the structs around it, against recursion.
@@ -114,6 +123,8 @@ func typeOf(t reflect.Type, outer []reflect.Type) (*Type, error) {
 		return k(KindSecret)
 	case choiceType:
 		return k(KindChoice)
+	case routeType:
+		return k(KindRoute)
 	}
 	switch t.Kind() {
 	case reflect.String:
@@ -296,7 +307,7 @@ func (t *Type) String() string {
 		return "list of " + t.Elem.String()
 	case KindMap:
 		return "mapping of names to " + t.Elem.String()
-	case KindStruct, KindChoice:
+	case KindStruct, KindChoice, KindRoute:
 		return "mapping"
 	}
 	return "unknown"
@@ -317,7 +328,7 @@ func (t *Type) Want() string {
 		return "a duration like 500ms, 30s or 5m"
 	case KindBytes:
 		return "a size in bytes, or with a unit, like 512KiB or 4MiB"
-	case KindList, KindMap, KindStruct, KindChoice:
+	case KindList, KindMap, KindStruct, KindChoice, KindRoute:
 		return "a " + t.String()
 	}
 	return "a value"
@@ -410,7 +421,7 @@ func (f *Field) setScalar(t *Type, v reflect.Value, text string) error {
 			return bad()
 		}
 		v.SetInt(int64(b))
-	case KindList, KindMap, KindStruct, KindChoice:
+	case KindList, KindMap, KindStruct, KindChoice, KindRoute:
 		return fmt.Errorf("want %s", t.Want())
 	}
 	return nil
@@ -492,6 +503,6 @@ func (t *Type) Defaults(v reflect.Value) {
 				v.SetMapIndex(k, elem)
 			}
 		}
-	case KindString, KindBool, KindInt, KindFloat, KindDuration, KindBytes, KindSecret, KindChoice:
+	case KindString, KindBool, KindInt, KindFloat, KindDuration, KindBytes, KindSecret, KindChoice, KindRoute:
 	}
 }

@@ -46,12 +46,16 @@ func (s *Sink) Init(ctx context.Context, starts func(context.Context) ([]flow.Po
 func (s *Sink) register(ctx context.Context, pg *pgconn.PgConn) (empty bool, err error) {
 	p := s.place
 	_, err = query(ctx, pg, fmt.Sprintf(`INSERT INTO %s (flow, format_version, cluster_id, source, target)
-		VALUES ($1, %d, $2, $3, $4) ON CONFLICT DO NOTHING`, p.names.flow, formatVersion), s.setup.Flow, s.setup.ClusterID, s.setup.Source, p.target.String())
+		VALUES ($1, %d, $2, $3, $4) ON CONFLICT DO NOTHING`, p.names.flow, formatVersion), s.setup.Flow, s.setup.ClusterID, s.setup.Source, p.targetText())
 	if err != nil {
 		return false, classify("register the flow", err)
 	}
 	if err := p.refuseOther(ctx, pg, s.setup); err != nil {
 		return false, err
+	}
+	_, err = query(ctx, pg, fmt.Sprintf("UPDATE %s SET target = $2 WHERE flow = $1 AND target <> $2", p.names.flow), s.setup.Flow, p.targetText())
+	if err != nil {
+		return false, classify("register the flow", err)
 	}
 	rows, err := query(ctx, pg, fmt.Sprintf("SELECT NOT EXISTS (SELECT FROM %s WHERE flow = $1), EXISTS (SELECT FROM %s WHERE flow = $1)",
 		p.names.checkpoint, p.names.flow), s.setup.Flow)

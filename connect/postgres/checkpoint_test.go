@@ -38,7 +38,7 @@ func wantFenced(t testing.TB, err error, ps ...flow.Partition) {
 
 func TestSuccessorFences(t *testing.T) {
 	t.Parallel()
-	old := newDB(t, simpleTable).open(SinkConfig{Table: "t"}, simpleFields)
+	old := newDB(t, simpleTable).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	old.write(row{"a", 1})
 	next := old.second()
 	if next.at[0].Offset != 1 || next.at[0].Owner != 2 || next.at[0].TopicID != "id" || next.at[0].LeaderEpoch != 1 {
@@ -65,7 +65,7 @@ func TestSuccessorFences(t *testing.T) {
 // A bad record of a writer that is fenced is no dead letter: the fence comes first.
 func TestFenceComesBeforeData(t *testing.T) {
 	t.Parallel()
-	old := newDB(t, "CREATE TABLE t (device_id text, seq int8 PRIMARY KEY, temp float8)").open(SinkConfig{Table: "t"}, simpleFields)
+	old := newDB(t, "CREATE TABLE t (device_id text, seq int8 PRIMARY KEY, temp float8)").open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	next := old.second()
 	next.write(row{"a", 1})
 	wantFenced(t, old.w.Write(t.Context(), old.batch(row{"a", 1})), topicParts[0])
@@ -74,7 +74,7 @@ func TestFenceComesBeforeData(t *testing.T) {
 // Two writers with the same ownership cannot both move the position.
 func TestRace(t *testing.T) {
 	t.Parallel()
-	r := newDB(t, simpleTable).open(SinkConfig{Table: "t"}, simpleFields)
+	r := newDB(t, simpleTable).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	other, err := r.sink.Writer(1)
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +97,7 @@ func TestRace(t *testing.T) {
 
 func TestCheckpointRows(t *testing.T) {
 	t.Parallel()
-	r := newDB(t, simpleTable).open(SinkConfig{Table: "t"}, simpleFields)
+	r := newDB(t, simpleTable).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	weird := flow.Partition{Topic: `it's \ a "topic"`, ID: 3}
 	ctx := t.Context()
 	got, err := r.sink.Claim(ctx, 0, []flow.Partition{weird, topicParts[1]})
@@ -174,7 +174,7 @@ func TestFrozenPredecessorIsRemoved(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDB(t, "CREATE TABLE t (device_id text, seq int8 PRIMARY KEY, temp float8)")
-			cfg := SinkConfig{Table: "t", LockTimeout: 100e6}
+			cfg := SinkConfig{LockTimeout: 100e6, TableConfig: TableConfig{Table: "t"}}
 			if name == "pgbouncer" {
 				cfg.URL = testservice.PgBouncer(t, d.url)
 			}
@@ -200,7 +200,7 @@ func (d *db) second(cfg SinkConfig) *rig { return d.open(cfg, simpleFields) }
 // A transaction that is not this flow's is not touched, and the error says whose it is.
 func TestStrangerIsNotRemoved(t *testing.T) {
 	t.Parallel()
-	r := newDB(t, simpleTable).open(SinkConfig{Table: "t", LockTimeout: 50e6}, simpleFields)
+	r := newDB(t, simpleTable).open(SinkConfig{LockTimeout: 50e6, TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	pid, release := r.hold("UPDATE penstock_checkpoint SET updated_at = now()")
 	_, err := r.sink.Claim(t.Context(), 0, topicParts)
 	wantError(t, err, flow.ClassTransient, "not this flow's", "pg_terminate_backend("+pid+")")
@@ -213,7 +213,7 @@ func TestStrangerIsNotRemoved(t *testing.T) {
 func TestZombieDoesNotRemoveItsSuccessor(t *testing.T) {
 	t.Parallel()
 	d := newDB(t, "CREATE TABLE t (device_id text, seq int8 PRIMARY KEY, temp float8)")
-	cfg := SinkConfig{Table: "t", LockTimeout: 50e6}
+	cfg := SinkConfig{LockTimeout: 50e6, TableConfig: TableConfig{Table: "t"}}
 	old := d.open(cfg, simpleFields)
 	next := d.second(cfg)
 	_, release := d.hold("INSERT INTO t (seq) VALUES (1)")
@@ -261,7 +261,7 @@ func TestAnswerIsLostAndServerGone(t *testing.T) {
 		d := newDB(t, simpleTable)
 		gone := make(chan struct{})
 		proxy := newCutter(t, hostPort(t, d.url), "COMMIT\x00", true, gone)
-		r := d.open(SinkConfig{Table: "t", URL: testservice.WithAddr(t, d.url, proxy.addr())}, simpleFields)
+		r := d.open(SinkConfig{URL: testservice.WithAddr(t, d.url, proxy.addr()), TableConfig: TableConfig{Table: "t"}}, simpleFields)
 		r.write(row{"a", 1})
 		proxy.arm(true)
 		b := r.batch(row{"b", 2})
@@ -285,7 +285,7 @@ func TestCommitIsLostBeforeItArrives(t *testing.T) {
 	t.Parallel()
 	d := newDB(t, simpleTable)
 	proxy := newCutter(t, hostPort(t, d.url), "COMMIT\x00", false, nil)
-	r := d.open(SinkConfig{Table: "t", LockTimeout: 50e6, URL: testservice.WithAddr(t, d.url, proxy.addr())}, simpleFields)
+	r := d.open(SinkConfig{LockTimeout: 50e6, URL: testservice.WithAddr(t, d.url, proxy.addr()), TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	r.write(row{"a", 1})
 	proxy.arm(true)
 	b := r.batch(row{"b", 2})
@@ -304,7 +304,7 @@ func TestContextEndsInCommit(t *testing.T) {
 		// Locks are awaited in the COMMIT.
 		`CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END $$`,
 		"CREATE CONSTRAINT TRIGGER tr AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()")
-	r := d.open(SinkConfig{Table: "t"}, simpleFields)
+	r := d.open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	d.exec("SELECT pg_advisory_lock(1)")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
@@ -324,7 +324,7 @@ func TestConnectionBreaksInCopy(t *testing.T) {
 	t.Parallel()
 	d := newDB(t, simpleTable)
 	proxy := newCutter(t, hostPort(t, d.url), "MARKER", false, nil)
-	r := d.open(SinkConfig{Table: "t", LockTimeout: 50e6, URL: testservice.WithAddr(t, d.url, proxy.addr())}, simpleFields)
+	r := d.open(SinkConfig{LockTimeout: 50e6, URL: testservice.WithAddr(t, d.url, proxy.addr()), TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	var rows []any
 	for i := range 3000 {
 		rows = append(rows, row{strings.Repeat("x", 1000), i})
@@ -342,7 +342,7 @@ func TestServerRestarts(t *testing.T) {
 	t.Parallel()
 	server := testservice.StartPostgres(t)
 	d := &db{t: t, url: server.URL(), flow: "test"}
-	cfg := SinkConfig{Table: "t", CreateTable: true}
+	cfg := SinkConfig{TableConfig: TableConfig{Table: "t", CreateTable: true}}
 	r := d.open(cfg, simpleFields)
 	r.write(row{"a", 1})
 	server.StopImmediately()
@@ -362,7 +362,7 @@ func TestPgBouncer(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{ModeAppend, ModeIgnore, ModeUpsert} {
 		d := newDB(t)
-		r := d.open(SinkConfig{URL: testservice.PgBouncer(t, d.url), Table: "t", Mode: mode, Key: []string{"seq"}, CreateTable: true}, simpleFields)
+		r := d.open(SinkConfig{URL: testservice.PgBouncer(t, d.url), TableConfig: TableConfig{Table: "t", Mode: mode, Key: []string{"seq"}, CreateTable: true}}, simpleFields)
 		other, err := r.sink.Writer(1)
 		if err != nil {
 			t.Fatal(err)
@@ -387,7 +387,7 @@ func TestOutageBehindPgBouncerIsTransient(t *testing.T) {
 	t.Parallel()
 	d, admin := newDB(t, simpleTable), newDB(t)
 	name := d.conn.Config().Database
-	cfg := SinkConfig{URL: testservice.PgBouncer(t, d.url), Table: "t"}
+	cfg := SinkConfig{URL: testservice.PgBouncer(t, d.url), TableConfig: TableConfig{Table: "t"}}
 	r := d.open(cfg, simpleFields)
 	r.write(row{"a", 1, 1.0})
 	w, ok := r.w.(*writer)
@@ -396,7 +396,7 @@ func TestOutageBehindPgBouncerIsTransient(t *testing.T) {
 	}
 	b := r.batch(row{"a", 2, 1.0})
 	w.sortParts(b)
-	if err := w.begin(t.Context(), b); err != nil {
+	if err := w.begin(t.Context(), b, w.route(b).plan); err != nil {
 		t.Fatal(err)
 	}
 
@@ -404,7 +404,7 @@ func TestOutageBehindPgBouncerIsTransient(t *testing.T) {
 	admin.exec("ALTER DATABASE " + name + " ALLOW_CONNECTIONS false")
 	admin.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '" + name + "'")
 	admin.eventually("SELECT count(*) FROM pg_stat_activity WHERE datname = '"+name+"'", "0")
-	wantError(t, w.data(t.Context(), b), flow.ClassTransient)
+	wantError(t, w.data(t.Context(), b, w.route(b)), flow.ClassTransient)
 	w.drop(t.Context())
 	cfg.ConnectTimeout = time.Second // the first to connect may have to wait for PgBouncer to notice
 	var err error
@@ -420,7 +420,7 @@ func TestOutageBehindPgBouncerIsTransient(t *testing.T) {
 
 func TestBeforeCommitError(t *testing.T) {
 	t.Parallel()
-	r := newDB(t, simpleTable).open(SinkConfig{Table: "t"}, simpleFields)
+	r := newDB(t, simpleTable).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	// A batch without columns cannot have rows; without rows it moves the position.
 	b := r.batch(row{"a", 1})
 	b.Columns = nil

@@ -26,13 +26,7 @@ type SinkConfig struct {
 
 	PasswordFile string `yaml:"password_file" doc:"File that holds the password, read again for every connection; overrides the one in the URL."`
 
-	Table string `yaml:"table" required:"true" doc:"Table to write, with its schema or without. Quote names as in SQL where they need it: public.\"Order Items\"."`
-
-	Mode string `yaml:"mode" default:"append" enum:"append,ignore,upsert" doc:"append: every record is a new row. ignore: a record whose key is there already is left out. upsert: a record replaces the row of its key, and a tombstone deletes it."`
-
-	Key []string `yaml:"key" doc:"Columns that identify a row. Needed for ignore and upsert, where they must have a unique index; with create_table they become the primary key."`
-
-	CreateTable bool `yaml:"create_table" doc:"Create the table, from the columns that the flow decodes, if it does not exist."`
+	TableConfig
 
 	DeadLetterTable string `yaml:"dead_letter_table" default:"penstock_dead_letter" doc:"Table for records that cannot be processed; in checkpoint_schema unless it names a schema. Created if missing."`
 
@@ -45,27 +39,107 @@ type SinkConfig struct {
 	StatementTimeout time.Duration `yaml:"statement_timeout" default:"60s" doc:"How long one statement may run on the server."`
 
 	LockTimeout time.Duration `yaml:"lock_timeout" default:"500ms" doc:"How long to wait for a checkpoint that somebody else has locked, before a predecessor that hangs is removed."`
+
+	// Routes are the tables of the flow's routes, in their order (flow.Config.Routes).
+	// Nil: all records go into the one table of TableConfig, which is empty otherwise.
+	Routes []TableConfig `yaml:"-"`
 }
 
-// Validate refuses what cannot work with a *connect.FieldError.
+// TableConfig says which table is written, and how.
+type TableConfig struct {
+	// Route is the name of the flow's route, for messages. Not used without routes.
+	Route string `yaml:"-"`
+
+	Table string `yaml:"table" required:"true" doc:"Table to write, with its schema or without. Quote names as in SQL where they need it: public.\"Order Items\"."`
+
+	Mode string `yaml:"mode" default:"append" enum:"append,ignore,upsert" doc:"append: every record is a new row. ignore: a record whose key is there already is left out. upsert: a record replaces the row of its key, and a tombstone deletes it."`
+
+	Key []string `yaml:"key" doc:"Columns that identify a row. Needed for ignore and upsert, where they must have a unique index; with create_table they become the primary key."`
+
+	CreateTable bool `yaml:"create_table" doc:"Create the table, from the columns that the flow decodes, if it does not exist."`
+}
+
+// Validate refuses what cannot work with a *connect.FieldError for each fault.
+// Those of Routes[1] are at routes.1.
 func (c *SinkConfig) Validate() error {
+	var errs []error
+	refuse := func(path, format string, args ...any) { errs = append(errs, connect.Errorf(path, format, args...)) }
 	if _, err := parseURL(c.URL); err != nil {
-		return connect.Errorf("url", "%w", err)
+		refuse("url", "%w", err)
 	}
 	if c.Password != "" && c.PasswordFile != "" {
-		return connect.Errorf("password_file", "give password or password_file, not both")
+		refuse("password_file", "give password or password_file, not both")
 	}
+	if err := c.validateTables(); err != nil {
+		errs = append(errs, err)
+	} else {
+		errs = append(errs, c.validateOwnTables())
+	}
+	if c.MaxConnectionShare < 0 || c.MaxConnectionShare > 1 {
+		refuse("max_connection_share", "%v is not between 0 and 1", c.MaxConnectionShare)
+	}
+	for _, d := range []struct {
+		path  string
+		value time.Duration
+	}{{"connect_timeout", c.ConnectTimeout}, {"statement_timeout", c.StatementTimeout}, {"lock_timeout", c.LockTimeout}} {
+		if d.value < 0 || (d.value > 0 && d.value < time.Millisecond) {
+			refuse(d.path, "%s is too short: want at least 1ms", d.value)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tables are those of all routes; without routes the one.
+func (c *SinkConfig) tables() []TableConfig {
+	if len(c.Routes) > 0 {
+		return c.Routes
+	}
+	return []TableConfig{c.TableConfig}
+}
+
+// tablePath is where the fields of table i are.
+func (c *SinkConfig) tablePath(i int, field string) string {
+	if len(c.Routes) == 0 {
+		return field
+	}
+	return fmt.Sprintf("routes.%d.%s", i, field)
+}
+
+func (c *SinkConfig) validateTables() error {
+	if len(c.Routes) > 0 && (c.Table != "" || len(c.Key) > 0 || c.CreateTable) {
+		return connect.Errorf("table", "every route has a table of its own: leave out table, mode, key and create_table beside them")
+	}
+	var errs []error
+	tables := c.tables()
+	for i := range tables {
+		t := &tables[i]
+		if err := t.validate(); err != nil {
+			errs = append(errs, connect.Errorf(c.tablePath(i, err.Path), "%w", err.Err))
+			continue
+		}
+		for j := range i {
+			if sameName(tables[j].Table, t.Table) {
+				if why := tables[j].conflict(t); why != "" {
+					errs = append(errs, connect.Errorf(c.tablePath(i, "table"), "%s is the table of another route, too, and %s", t.Table, why))
+					break
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// validate returns the first fault.
+func (c *TableConfig) validate() *connect.FieldError {
 	table, err := parseTableName(c.Table)
-	if err != nil {
+	switch {
+	case err != nil:
 		return connect.Errorf("table", "%w", err)
-	}
-	if slices.Contains([]string{flowTable, checkpointTable, deadLetterTable}, table.name) {
+	case slices.Contains([]string{flowTable, checkpointTable, deadLetterTable}, table.name):
 		return connect.Errorf("table", "%s is one of the tables that Penstock keeps for itself", table)
-	}
-	if !slices.Contains([]string{"", ModeAppend, ModeIgnore, ModeUpsert}, c.Mode) {
+	case !slices.Contains([]string{"", ModeAppend, ModeIgnore, ModeUpsert}, c.Mode):
 		return connect.Errorf("mode", "%q is not a mode: want append, ignore or upsert", c.Mode)
-	}
-	if len(c.Key) == 0 && (c.Mode == ModeIgnore || c.Mode == ModeUpsert) {
+	case len(c.Key) == 0 && (c.Mode == ModeIgnore || c.Mode == ModeUpsert):
 		return connect.Errorf("key", "mode %s needs the columns that identify a row", c.Mode)
 	}
 	for i, k := range c.Key {
@@ -73,36 +147,55 @@ func (c *SinkConfig) Validate() error {
 			return connect.Errorf("key", "column %q is empty or there twice", k)
 		}
 	}
+	return nil
+}
+
+// conflict says why two routes cannot write into one table like this, or "".
+func (c *TableConfig) conflict(other *TableConfig) string {
+	switch {
+	case c.Mode != other.Mode:
+		return fmt.Sprintf("its mode is %s there and %s here: rows of one would be in the way of the other's", c.Mode, other.Mode)
+	case !slices.Equal(slices.Sorted(slices.Values(c.Key)), slices.Sorted(slices.Values(other.Key))):
+		return "its key is another one there: two routes into one table recognise rows by the same columns"
+	}
+	return ""
+}
+
+// validateOwnTables is about the tables that Penstock keeps. Where schemas are
+// not known yet, Open compares again.
+func (c *SinkConfig) validateOwnTables() error {
+	var errs []error
 	if c.DeadLetterTable != "" {
 		dead, err := parseTableName(c.DeadLetterTable)
-		if err != nil {
-			return connect.Errorf("dead_letter_table", "%w", err)
-		}
-		if dead.name == flowTable || dead.name == checkpointTable {
-			return connect.Errorf("dead_letter_table", "%s holds positions, not dead letters", dead)
-		}
-		// Where the schemas are not known yet, Open compares again.
-		if dead == table || (dead.name == table.name && dead.schema == "" && c.CheckpointSchema == "") {
-			return connect.Errorf("dead_letter_table", "%s is the table of the data: dead letters need another", dead)
+		switch {
+		case err != nil:
+			errs = append(errs, connect.Errorf("dead_letter_table", "%w", err))
+		case dead.name == flowTable || dead.name == checkpointTable:
+			errs = append(errs, connect.Errorf("dead_letter_table", "%s holds positions, not dead letters", dead))
+		default:
+			for _, t := range c.tables() {
+				table, err := parseTableName(t.Table)
+				if err == nil && (dead == table || dead.name == table.name && dead.schema == "" && c.CheckpointSchema == "") {
+					errs = append(errs, connect.Errorf("dead_letter_table", "%s is the table of the data: dead letters need another", dead))
+					break
+				}
+			}
 		}
 	}
 	if c.CheckpointSchema != "" {
 		if n, err := parseTableName(c.CheckpointSchema); err != nil || n.schema != "" {
-			return connect.Errorf("checkpoint_schema", "%q is not the name of a schema", c.CheckpointSchema)
+			errs = append(errs, connect.Errorf("checkpoint_schema", "%q is not the name of a schema", c.CheckpointSchema))
 		}
 	}
-	if c.MaxConnectionShare < 0 || c.MaxConnectionShare > 1 {
-		return connect.Errorf("max_connection_share", "%v is not between 0 and 1", c.MaxConnectionShare)
-	}
-	for _, d := range []struct {
-		path  string
-		value time.Duration
-	}{{"connect_timeout", c.ConnectTimeout}, {"statement_timeout", c.StatementTimeout}, {"lock_timeout", c.LockTimeout}} {
-		if d.value < 0 || (d.value > 0 && d.value < time.Millisecond) {
-			return connect.Errorf(d.path, "%s is too short: want at least 1ms", d.value)
-		}
-	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// sameName says that two names are written for the same table, as far as that
+// can be told without the database.
+func sameName(a, b string) bool {
+	x, errX := parseTableName(a)
+	y, errY := parseTableName(b)
+	return errX == nil && errY == nil && x == y
 }
 
 // password returns the password that overrides the URL's, and whether there is one.

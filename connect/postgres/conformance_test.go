@@ -56,7 +56,7 @@ func newTarget(t testing.TB, mode string) *flowtest.Target {
 	}
 	pg := conn.Config()
 	d.proxy = testservice.Proxy(t, net.JoinHostPort(pg.Host, strconv.Itoa(int(pg.Port))))
-	d.cfg = postgres.SinkConfig{URL: testservice.WithAddr(t, d.url, d.proxy.Addr()), Table: "item", Mode: mode}
+	d.cfg = postgres.SinkConfig{URL: testservice.WithAddr(t, d.url, d.proxy.Addr()), TableConfig: postgres.TableConfig{Table: "item", Mode: mode}}
 	if mode != postgres.ModeAppend {
 		d.cfg.Key = []string{"key"}
 	}

@@ -10,7 +10,7 @@ import (
 
 func TestCopyEncoderSendsWhatTheSinkSends(t *testing.T) {
 	fields, tab, batch := bench512(100)
-	p, err := newPlan(tab, fields, ModeAppend, nil)
+	p, err := planOf(tab, fields, ModeAppend, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

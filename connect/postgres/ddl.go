@@ -174,22 +174,31 @@ func (s *Sink) ensure(ctx context.Context, pg *pgconn.PgConn, p *place) error {
 			grants = append(grants, own.grant(s.facts.role))
 		}
 	}
-	if p.table == nil {
-		create, err := createTableDDL(p.target, s.setup.Fields, s.cfg.Key)
-		if err != nil {
-			return flow.Fatal(err)
+	var absent []string // which nobody asked to create
+	for i := range p.targets {
+		t := &p.targets[i]
+		if t.table != nil || slices.ContainsFunc(p.targets[:i], func(o target) bool { return o.name == t.name }) {
+			continue
 		}
-		if err := p.refuseLost(ctx, pg, s.setup, create); err != nil {
+		create, err := createTableDDL(t.name, t.fields, t.Key)
+		if err != nil {
+			return flow.Fatal(fmt.Errorf("table %s: %w", t, err))
+		}
+		if err := p.refuseLost(ctx, pg, s.setup, t, create); err != nil {
 			return err
 		}
-		if p.table == nil {
-			missing, ddl = append(missing, p.target.String()), append(ddl, create)
-			grants = append(grants, fmt.Sprintf("GRANT %s ON %s TO %s", dataRights(s.cfg.Mode), p.target, quoteName(s.facts.role)))
+		if t.table != nil {
+			continue
+		}
+		missing, ddl = append(missing, t.name.String()), append(ddl, create)
+		grants = append(grants, t.grant(s.facts.role))
+		if !p.creates(t) {
+			absent = append(absent, t.String())
 		}
 	}
 	all := strings.Join(slices.Concat(ddl, grants), ";\n") + ";"
-	if p.table == nil && !s.cfg.CreateTable {
-		return flow.Fatal(fmt.Errorf("there is no table %s: set create_table: true, or run:\n%s", p.target, all))
+	if len(absent) > 0 {
+		return flow.Fatal(fmt.Errorf("there is no table %s: set create_table: true, or run:\n%s", strings.Join(absent, ", and no table "), all))
 	}
 	if len(ddl) > 0 {
 		// Init refuses a flow that is another one than before; nothing must be made for it.
@@ -203,16 +212,29 @@ func (s *Sink) ensure(ctx context.Context, pg *pgconn.PgConn, p *place) error {
 		}
 		s.Logger.Info("created the tables that were missing", "tables", strings.Join(missing, ", "))
 	}
-	if p.table == nil {
-		var err error
-		if p.table, err = readTable(ctx, pg, p.target); err != nil {
-			return classify("look at table "+p.target.String(), err)
+	for i := range p.targets {
+		t := &p.targets[i]
+		if t.table != nil {
+			continue
 		}
-		if p.table == nil {
-			return flow.Fatal(fmt.Errorf("table %s was created, but is not found by this name", p.target))
+		var err error
+		if t.table, err = readTable(ctx, pg, t.name); err != nil {
+			return classify("look at table "+t.String(), err)
+		}
+		if t.table == nil {
+			return flow.Fatal(fmt.Errorf("table %s was created, but is not found by this name", t))
 		}
 	}
 	return s.checkRights(ctx, pg, p)
+}
+
+// creates says whether a route asks to create the table.
+func (p *place) creates(t *target) bool {
+	return slices.ContainsFunc(p.targets, func(o target) bool { return o.name == t.name && o.CreateTable })
+}
+
+func (t *target) grant(role string) string {
+	return fmt.Sprintf("GRANT %s ON %s TO %s", dataRights(t.Mode), t.name, quoteName(role))
 }
 
 func (s *Sink) checkRights(ctx context.Context, pg *pgconn.PgConn, p *place) error {
@@ -252,7 +274,11 @@ func (s *Sink) create(ctx context.Context, pg *pgconn.PgConn, p *place, ddl []st
 	case codeInsufficientRights:
 		return flow.Fatal(fmt.Errorf("the role %s may not create the tables that are missing (%w). As a role that may, run:\n%s", s.facts.role, err, all))
 	case codeNoSuchSchema:
-		for _, schema := range []string{p.target.schema, p.names.flow.schema, p.names.dead.schema} {
+		schemas := []string{p.names.flow.schema, p.names.dead.schema}
+		for i := range p.targets {
+			schemas = append(schemas, p.targets[i].name.schema)
+		}
+		for _, schema := range schemas {
 			rows, lookErr := query(ctx, pg, "SELECT to_regnamespace($1) IS NULL", quoteName(schema))
 			if lookErr == nil && isTrue(rows[0][0]) {
 				return flow.Fatal(fmt.Errorf("there is no schema %s: CREATE SCHEMA %s AUTHORIZATION %s;", schema, quoteName(schema), quoteName(s.facts.role)))

@@ -33,7 +33,7 @@ func TestAllTypes(t *testing.T) {
 	t.Parallel()
 	d := newDB(t)
 	d.exec("SET timezone = 'UTC'")
-	r := d.open(SinkConfig{Table: "t", CreateTable: true}, allFields())
+	r := d.open(SinkConfig{TableConfig: TableConfig{Table: "t", CreateTable: true}}, allFields())
 	const day = 86400 * 1_000_000
 	rows := []any{
 		row{
@@ -83,7 +83,7 @@ func TestNumericAsTheServer(t *testing.T) {
 	for i, typ := range []string{"numeric", "numeric(5,2)", "numeric(3)", "numeric(2,4)", "numeric(3,-2)", "numeric(1000,500)"} {
 		table := "t" + itoa(i)
 		d.flow = table
-		r := d.open(SinkConfig{Table: table, CreateTable: true},
+		r := d.open(SinkConfig{TableConfig: TableConfig{Table: table, CreateTable: true}},
 			[]flow.Field{field("text", "text", flow.KindString), field("n", typ, flow.KindDecimal)})
 		for _, text := range []string{
 			"0", "-0", "0.000", "1", "-1", "9", "10", "99", "100", "999", "999.5", "999.4999", "9999", "10000", "10000.0001", "99999.99", "0.1", "0.01", "0.001",
@@ -201,7 +201,7 @@ func drain(tb testing.TB, r *copyReader, buf []byte) (total int) {
 func BenchmarkEncode512(b *testing.B) {
 	const n = 10_000
 	fields, tab, batch := bench512(n)
-	p, err := newPlan(tab, fields, ModeAppend, nil)
+	p, err := planOf(tab, fields, ModeAppend, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -223,7 +223,7 @@ func BenchmarkEncode512(b *testing.B) {
 func BenchmarkDeduplicate(b *testing.B) {
 	const n = 10_000
 	fields, tab, batch := bench512(n)
-	p, err := newPlan(tab, fields, ModeUpsert, []string{"device_id", "seq"})
+	p, err := planOf(tab, fields, ModeUpsert, []string{"device_id", "seq"})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -239,7 +239,7 @@ func BenchmarkDeduplicate(b *testing.B) {
 
 func TestEncodingAllocatesNothing(t *testing.T) {
 	fields, tab, batch := bench512(2000)
-	p, err := newPlan(tab, fields, ModeUpsert, []string{"device_id", "seq"})
+	p, err := planOf(tab, fields, ModeUpsert, []string{"device_id", "seq"})
 	if err != nil {
 		t.Fatal(err)
 	}

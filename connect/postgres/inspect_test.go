@@ -17,7 +17,7 @@ func TestInspectCreatesNothing(t *testing.T) {
 		Fields: []flow.Field{{Name: "id", Type: "int8", Kind: flow.KindInt64}},
 	}
 	inspect := func(setup flow.Setup) ([]flow.Position, error) {
-		s, err := NewSink(SinkConfig{URL: d.url, Table: "t", CreateTable: true})
+		s, err := NewSink(SinkConfig{URL: d.url, TableConfig: TableConfig{Table: "t", CreateTable: true}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -31,7 +31,7 @@ func TestInspectCreatesNothing(t *testing.T) {
 		t.Errorf("made %v", tables)
 	}
 
-	s, err := NewSink(SinkConfig{URL: d.url, Table: "t", CreateTable: true})
+	s, err := NewSink(SinkConfig{URL: d.url, TableConfig: TableConfig{Table: "t", CreateTable: true}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestInspectCreatesNothing(t *testing.T) {
 		t.Errorf("got %v, %v; want %v", got, err, want)
 	}
 	// One that has looked claims under its own name.
-	used, err := NewSink(SinkConfig{URL: d.url, Table: "t"})
+	used, err := NewSink(SinkConfig{URL: d.url, TableConfig: TableConfig{Table: "t"}})
 	if err != nil {
 		t.Fatal(err)
 	}

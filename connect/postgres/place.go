@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -13,34 +14,63 @@ import (
 
 // place is where the tables of a flow are, or will be, and which of them exist.
 type place struct {
-	target tableName // with its schema
-	table  *table    // nil: there is none
-	names  penstockNames
-	own    []penstockTable
-	exists []bool // of own
+	targets []target // by route
+	names   penstockNames
+	own     []penstockTable
+	exists  []bool // of own
+}
+
+// target is a table that the flow writes.
+type target struct {
+	*TableConfig
+	name   tableName // with its schema
+	fields []flow.Field
+	table  *table // nil: there is none
+}
+
+func (t *target) String() string { return t.name.String() + ofRoute(t.Route) }
+
+// targetText is what the flow's row has as the target: the tables, in an order
+// that does not depend on that of the routes.
+func (p *place) targetText() string {
+	var names []string
+	for i := range p.targets {
+		names = append(names, p.targets[i].name.String())
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), targetSeparator)
+}
+
+const targetSeparator = ", "
+
+// writesInto says whether a flow with that target writes all tables of another
+// target text. A flow may get more tables; the positions do not hold for fewer.
+func writesInto(target, tables string) bool {
+	have := strings.Split(target, targetSeparator)
+	for t := range strings.SplitSeq(tables, targetSeparator) {
+		if !slices.Contains(have, t) {
+			return false
+		}
+	}
+	return true
 }
 
 // locate finds the tables of a flow and creates nothing. The positions follow
-// the table, not the connection: another search_path must not start the flow anew.
+// the (first) table, not the connection: another search_path must not start the flow anew.
 func (s *Sink) locate(ctx context.Context, pg *pgconn.PgConn, facts serverFacts, setup flow.Setup) (*place, error) {
-	target, err := parseTableName(s.cfg.Table)
-	if err != nil {
+	p := &place{}
+	tables := s.cfg.tables()
+	for i := range tables {
+		t := target{TableConfig: &tables[i], fields: fieldsOf(setup, i)}
+		if err := t.locate(ctx, pg, facts); err != nil {
+			return nil, err
+		}
+		p.targets = append(p.targets, t)
+	}
+	if err := p.refuseShared(); err != nil {
 		return nil, flow.Fatal(err)
 	}
-	p := &place{target: target}
-	if p.table, err = readTable(ctx, pg, target); err != nil {
-		return nil, classify("look at table "+target.String(), err)
-	}
-	switch {
-	case p.table != nil:
-		p.target = p.table.tableName
-	case target.schema == "":
-		p.target.schema = facts.schema
-	}
-	if p.target.schema == "" {
-		return nil, flow.Fatal(fmt.Errorf("there is no table %s, and the role %s has no schema in its search_path: write the table with its schema", target, facts.role))
-	}
-	schema := p.target.schema
+	schema := p.targets[0].name.schema
 	if s.cfg.CheckpointSchema != "" {
 		n, err := parseTableName(s.cfg.CheckpointSchema)
 		if err != nil {
@@ -55,8 +85,10 @@ func (s *Sink) locate(ctx context.Context, pg *pgconn.PgConn, facts serverFacts,
 	if dead.schema == "" {
 		dead.schema = schema
 	}
-	if dead == p.target {
-		return nil, flow.Fatal(fmt.Errorf("dead_letter_table is the table of the data, %s: dead letters need another", dead))
+	for i := range p.targets {
+		if dead == p.targets[i].name {
+			return nil, flow.Fatal(fmt.Errorf("dead_letter_table is the table of the data, %s: dead letters need another", &p.targets[i]))
+		}
 	}
 	p.names = penstockNames{flow: tableName{schema, flowTable}, checkpoint: tableName{schema, checkpointTable}, dead: dead}
 	p.own = penstockTables(p.names)
@@ -73,6 +105,54 @@ func (s *Sink) locate(ctx context.Context, pg *pgconn.PgConn, facts serverFacts,
 		p.exists = append(p.exists, t != nil)
 	}
 	return p, p.refuseElsewhere(ctx, pg, setup)
+}
+
+// locate finds the table, or where it would be.
+func (t *target) locate(ctx context.Context, pg *pgconn.PgConn, facts serverFacts) error {
+	var err error
+	if t.name, err = parseTableName(t.Table); err != nil {
+		return flow.Fatal(err)
+	}
+	if t.table, err = readTable(ctx, pg, t.name); err != nil {
+		return classify("look at table "+t.String(), err)
+	}
+	switch {
+	case t.table != nil:
+		t.name = t.table.tableName
+	case t.name.schema == "" && facts.schema == "":
+		return flow.Fatal(fmt.Errorf("there is no table %s, and the role %s has no schema in its search_path: write the table with its schema", t, facts.role))
+	case t.name.schema == "":
+		t.name.schema = facts.schema
+	}
+	return nil
+}
+
+// check says what keeps the flow from writing the table.
+func (t *target) check() error {
+	if err := t.table.check(t.fields, t.Mode, t.Key); err != nil {
+		return fmt.Errorf("table %s does not fit the flow:\n  %s", t, strings.ReplaceAll(err.Error(), "\n", "\n  "))
+	}
+	return nil
+}
+
+// refuseShared refuses two routes that would be in each other's way in one table.
+func (p *place) refuseShared() error {
+	for i := range p.targets {
+		t := &p.targets[i]
+		for j := range i {
+			other := &p.targets[j]
+			if other.name != t.name {
+				continue
+			}
+			if why := other.conflict(t.TableConfig); why != "" {
+				return fmt.Errorf("table %s of route %s is that of route %s, too, and %s", t.name, t.Route, other.Route, why)
+			}
+			if t.table == nil && !slices.EqualFunc(t.fields, other.fields, func(a, b flow.Field) bool { return a.Name == b.Name && a.Type == b.Type }) {
+				return fmt.Errorf("there is no table %s, and the routes %s and %s, which write it, decode different columns: create it with the columns of both", t.name, other.Route, t.Route)
+			}
+		}
+	}
+	return nil
 }
 
 // refuseElsewhere refuses a flow that is not known in the schema chosen, but in
@@ -97,7 +177,7 @@ func (p *place) refuseElsewhere(ctx context.Context, pg *pgconn.PgConn, setup fl
 	for _, r := range schemas {
 		other := tableName{string(r[0]), flowTable}
 		rows, err := query(ctx, pg, fmt.Sprintf("SELECT target FROM %s WHERE flow = $1 AND (cluster_id = $2 OR target = $3)", other),
-			setup.Flow, setup.ClusterID, p.target.String())
+			setup.Flow, setup.ClusterID, p.targetText())
 		if err != nil {
 			return classify(doing, err)
 		}
@@ -112,23 +192,26 @@ func (p *place) refuseElsewhere(ctx context.Context, pg *pgconn.PgConn, setup fl
 
 // refuseLost refuses to make a table anew of which the positions say that
 // records are in it.
-func (p *place) refuseLost(ctx context.Context, pg *pgconn.PgConn, setup flow.Setup, ddl string) error {
-	if !p.exists[1] {
+func (p *place) refuseLost(ctx context.Context, pg *pgconn.PgConn, setup flow.Setup, t *target, ddl string) error {
+	if !p.exists[0] || !p.exists[1] {
 		return nil
 	}
-	rows, err := query(ctx, pg, fmt.Sprintf("SELECT topic, partition, next_offset, count(*) OVER () FROM %s WHERE flow = $1 ORDER BY next_offset DESC LIMIT 1",
-		p.names.checkpoint), setup.Flow)
+	rows, err := query(ctx, pg, fmt.Sprintf(`SELECT c.topic, c.partition, c.next_offset, count(*) OVER (), f.target FROM %s c JOIN %s f USING (flow)
+		WHERE c.flow = $1 ORDER BY c.next_offset DESC LIMIT 1`, p.names.checkpoint, p.names.flow), setup.Flow)
 	if err != nil || len(rows) == 0 {
 		return classify("read the checkpoint", err)
 	}
-	// A process that starts at the same time makes the table before its positions.
-	if p.table, err = readTable(ctx, pg, p.target); err != nil || p.table != nil {
-		return classify("look at table "+p.target.String(), err)
-	}
 	r := rows[0]
+	if !writesInto(string(r[4]), t.name.String()) {
+		return nil // its route is new
+	}
+	// A process that starts at the same time makes the table before its positions.
+	if t.table, err = readTable(ctx, pg, t.name); err != nil || t.table != nil {
+		return classify("look at table "+t.String(), err)
+	}
 	return flow.Fatal(fmt.Errorf("the table %s is gone, but flow %s has positions (%s partitions, the highest of them %s-%s at offset %s), which say that all records before them were written. "+
 		"Restore the table; or, to go on without these records, run:\n%s;\nor, to start anew, run:\nDELETE FROM %s WHERE flow = %s;\nDELETE FROM %s WHERE flow = %s;",
-		p.target, setup.Flow, r[3], r[0], r[1], r[2], ddl,
+		t, setup.Flow, r[3], r[0], r[1], r[2], ddl,
 		p.names.checkpoint, literal(setup.Flow), p.names.flow, literal(setup.Flow)))
 }
 
@@ -143,9 +226,9 @@ func (p *place) refuseOther(ctx context.Context, pg *pgconn.PgConn, setup flow.S
 			setup.Flow, v, formatVersion))
 	}
 	var diff, set []string
-	want := []string{setup.ClusterID, setup.Source, p.target.String()}
+	want := []string{setup.ClusterID, setup.Source, p.targetText()}
 	for i, c := range []struct{ what, column string }{{"source cluster", "cluster_id"}, {"source", "source"}, {"target", "target"}} {
-		if got := string(rows[0][1+i]); got != want[i] {
+		if got := string(rows[0][1+i]); got != want[i] && !(c.column == "target" && writesInto(want[i], got)) {
 			diff = append(diff, fmt.Sprintf("its %s was %q and is %q now", c.what, got, want[i]))
 			set = append(set, c.column+" = "+literal(want[i]))
 		}

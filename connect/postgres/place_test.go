@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -17,8 +18,8 @@ const ownTables = "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_
 func TestSearchPathDoesNotMoveTheCheckpoint(t *testing.T) {
 	t.Parallel()
 	d := newDB(t, simpleTable, "CREATE SCHEMA other")
-	d.open(SinkConfig{Table: "t"}, simpleFields).write(row{"a", 1})
-	r := d.open(SinkConfig{Table: "t", URL: d.url + "&search_path=other,public"}, simpleFields)
+	d.open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields).write(row{"a", 1})
+	r := d.open(SinkConfig{URL: d.url + "&search_path=other,public", TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	if r.at[0].Offset != 1 {
 		t.Fatalf("the flow is at %d with another search_path, want 1", r.at[0].Offset)
 	}
@@ -26,21 +27,21 @@ func TestSearchPathDoesNotMoveTheCheckpoint(t *testing.T) {
 	d.want(ownTables, want...)
 
 	// A checkpoint that is elsewhere already, or a table of the same name in front.
-	_, err := d.tryOpen(SinkConfig{Table: "t", CheckpointSchema: "other"}, simpleFields)
+	_, err := d.tryOpen(SinkConfig{CheckpointSchema: "other", TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	wantError(t, err, flow.ClassFatal, "no positions in schema other", "known in schema public", "checkpoint_schema: public")
-	_, err = d.tryOpen(SinkConfig{Table: "t", CreateTable: true, URL: d.url + "&search_path=other"}, simpleFields)
+	_, err = d.tryOpen(SinkConfig{URL: d.url + "&search_path=other", TableConfig: TableConfig{Table: "t", CreateTable: true}}, simpleFields)
 	wantError(t, err, flow.ClassFatal, "no positions in schema other", "checkpoint_schema: public")
 	d.want(ownTables, want...)
 
 	// Another flow of the same table is none of this one's business.
 	d.flow = "another"
-	d.open(SinkConfig{Table: "t", CheckpointSchema: "other"}, simpleFields)
+	d.open(SinkConfig{CheckpointSchema: "other", TableConfig: TableConfig{Table: "t"}}, simpleFields)
 }
 
 func TestLostTableIsNotMadeAnew(t *testing.T) {
 	t.Parallel()
 	d := newDB(t)
-	cfg := SinkConfig{Table: "t", CreateTable: true}
+	cfg := SinkConfig{TableConfig: TableConfig{Table: "t", CreateTable: true}}
 	d.open(cfg, simpleFields).write(row{"a", 1}, row{"b", 2})
 	d.exec("DROP TABLE t")
 	_, err := d.tryOpen(cfg, simpleFields)
@@ -56,9 +57,9 @@ func TestLostTableIsNotMadeAnew(t *testing.T) {
 func TestNothingIsMadeForAnotherFlow(t *testing.T) {
 	t.Parallel()
 	d := newDB(t, simpleTable)
-	d.open(SinkConfig{Table: "t"}, simpleFields)
+	d.open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	d.exec("DELETE FROM penstock_checkpoint")
-	_, err := d.tryOpen(SinkConfig{Table: "u", CreateTable: true}, simpleFields)
+	_, err := d.tryOpen(SinkConfig{TableConfig: TableConfig{Table: "u", CreateTable: true}}, simpleFields)
 	wantError(t, err, flow.ClassFatal, "another flow", `its target was "public.t" and is "public.u" now`)
 	d.want(ownTables, "public.penstock_checkpoint", "public.penstock_dead_letter", "public.penstock_flow", "public.t")
 }
@@ -67,7 +68,7 @@ func TestNothingIsMadeForAnotherFlow(t *testing.T) {
 func TestTopicIsAdded(t *testing.T) {
 	t.Parallel()
 	d := newDB(t, simpleTable)
-	r := d.open(SinkConfig{Table: "t"}, simpleFields)
+	r := d.open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	r.write(row{"a", 1})
 	s, err := NewSink(r.cfg)
 	if err != nil {
@@ -102,13 +103,13 @@ func TestTopicIsAdded(t *testing.T) {
 func TestOwnTablesAreChecked(t *testing.T) {
 	t.Parallel()
 	d := newDB(t, simpleTable, "CREATE TABLE mydead (id int8, flow text, key bytea NOT NULL, partition int8, more int NOT NULL)")
-	_, err := d.tryOpen(SinkConfig{Table: "t", DeadLetterTable: "mydead"}, simpleFields)
+	_, err := d.tryOpen(SinkConfig{DeadLetterTable: "mydead", TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	wantError(t, err, flow.ClassFatal, "public.mydead is not the table", "column topic text is missing", "column partition is bigint, not int4",
 		"column key must not be NOT NULL", "column more is NOT NULL without a default", "CREATE TABLE IF NOT EXISTS public.mydead (")
-	_, err = d.tryOpen(SinkConfig{Table: "t", DeadLetterTable: "public.t"}, simpleFields)
+	_, err = d.tryOpen(SinkConfig{DeadLetterTable: "public.t", TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	wantError(t, err, flow.ClassFatal, "dead_letter_table is the table of the data")
 	d.exec("CREATE TABLE penstock_flow (flow text)")
-	_, err = d.tryOpen(SinkConfig{Table: "t"}, simpleFields)
+	_, err = d.tryOpen(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	wantError(t, err, flow.ClassFatal, "public.penstock_flow is not the table", "column cluster_id text is missing")
 	d.want(ownTables, "public.mydead", "public.penstock_flow", "public.t")
 }
@@ -124,7 +125,7 @@ func TestTooFewConnections(t *testing.T) {
 	})
 	d.exec("GRANT CREATE ON SCHEMA public TO " + role)
 	open := func(share float64) (*Sink, error) {
-		s, err := NewSink(SinkConfig{URL: url, Table: "t", CreateTable: true, MaxConnectionShare: share})
+		s, err := NewSink(SinkConfig{URL: url, MaxConnectionShare: share, TableConfig: TableConfig{Table: "t", CreateTable: true}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,14 +173,14 @@ func TestURLErrorsKeepThePassword(t *testing.T) {
 		"postgres://app:x@h/db?target_session_attrs=ter2",
 		"host=h port=ter2",
 	} {
-		_, err := NewSink(SinkConfig{URL: url, Table: "t"})
-		fe, ok := err.(*connect.FieldError) //nolint:errorlint // it must be this very error
+		_, err := NewSink(SinkConfig{URL: url, TableConfig: TableConfig{Table: "t"}})
+		fe, ok := errors.AsType[*connect.FieldError](err)
 		if !ok || fe.Path != "url" || strings.Contains(err.Error(), "ter2") || strings.Contains(err.Error(), "strconv") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v", url, err)
 		}
 	}
 	for _, url := range []string{"postgres://app:a%2Fb%3F@h:1/db%2Fx?sslmode=disable", "postgres:///db?host=/var/run", "host=/tmp dbname=a/b@c password='x y'"} {
-		if _, err := NewSink(SinkConfig{URL: url, Table: "t"}); err != nil {
+		if _, err := NewSink(SinkConfig{URL: url, TableConfig: TableConfig{Table: "t"}}); err != nil {
 			t.Errorf("%q: %v", url, err)
 		}
 	}
@@ -188,7 +189,7 @@ func TestURLErrorsKeepThePassword(t *testing.T) {
 func TestConnectErrorsSayWhatToCheck(t *testing.T) {
 	t.Parallel()
 	open := func(url string) error {
-		s, err := NewSink(SinkConfig{URL: url, Table: "t"})
+		s, err := NewSink(SinkConfig{URL: url, TableConfig: TableConfig{Table: "t"}})
 		if err != nil {
 			t.Fatal(err)
 		}

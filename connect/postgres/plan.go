@@ -4,15 +4,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/penstockdev/penstock/flow"
 )
 
 // plan is what Open compiles: the encoders and the statements for one table,
 // shared by the writers and not changed.
 type plan struct {
-	table *table
-	mode  string
+	target *target
+	table  *table
+	mode   string
 	// columns are all that the flow writes, keys the columns of the key.
 	columns, keys []column
 
@@ -32,8 +31,9 @@ const (
 	deletedTable = "pg_temp.penstock_deleted"
 )
 
-func newPlan(t *table, fields []flow.Field, mode string, key []string) (*plan, error) {
-	p := &plan{table: t, mode: mode}
+func newPlan(to *target) (*plan, error) {
+	t, fields, mode, key := to.table, to.fields, to.Mode, to.Key
+	p := &plan{target: to, table: t, mode: mode}
 	var names, defs, keyDefs, sets, match []string
 	overriding := ""
 	for i := range fields {

@@ -324,6 +324,10 @@ var simpleFields = []flow.Field{
 
 const simpleTable = "CREATE TABLE t (device_id text, seq int8, temp float8)"
 
+func planOf(t *table, fields []flow.Field, mode string, key []string) (*plan, error) {
+	return newPlan(&target{TableConfig: &TableConfig{Mode: mode, Key: key}, name: t.tableName, fields: fields, table: t})
+}
+
 func hostPort(t testing.TB, url string) string {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(url)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,8 +18,8 @@ import (
 	"github.com/penstockdev/penstock/flow"
 )
 
-// Sink writes batches into one table. It is a flow.Checkpointer: rows,
-// positions and dead letters are committed together.
+// Sink writes batches into one table, or into one for each route. It is a
+// flow.Checkpointer: rows, positions and dead letters are committed together.
 type Sink struct {
 	// Logger receives what a person should know; set it before Open. Default
 	// slog.Default().
@@ -31,7 +32,7 @@ type Sink struct {
 	// What Open has found; not changed afterwards while writers exist.
 	facts serverFacts
 	place *place
-	plan  *plan
+	plans []plan // by route
 
 	// control is for everything but writing; whoever has taken the token may
 	// use it. It is nil until it is needed, and after it broke.
@@ -51,11 +52,16 @@ var (
 	_ flow.Checkpointer    = (*Sink)(nil)
 	_ flow.DeadLetterStore = (*Sink)(nil)
 	_ flow.LaneLimiter     = (*Sink)(nil)
+	_ flow.Router          = (*Sink)(nil)
 )
 
 // NewSink checks the configuration. It connects to nothing.
 func NewSink(cfg SinkConfig) (*Sink, error) {
 	connect.Defaults(&cfg)
+	cfg.Routes = slices.Clone(cfg.Routes)
+	for i := range cfg.Routes {
+		connect.Defaults(&cfg.Routes[i])
+	}
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -76,10 +82,18 @@ type serverFacts struct {
 // penstockNames are the names of the tables that Penstock keeps.
 type penstockNames struct{ flow, checkpoint, dead tableName }
 
-// Open connects, checks the target table, and creates what is missing.
+// Routes is the number of routes; 0: there is one table for all records.
+func (s *Sink) Routes() int { return len(s.cfg.Routes) }
+
+// Open connects, checks the target tables, and creates what is missing.
 func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
-	if len(setup.Fields) == 0 {
-		return flow.Fatal(errors.New("the postgres sink writes columns, and the flow decodes none: configure decode"))
+	if len(setup.Routes) != len(s.cfg.Routes) {
+		return flow.Fatal(fmt.Errorf("the flow has %d routes and the postgres sink has tables for %d", len(setup.Routes), len(s.cfg.Routes)))
+	}
+	for i, t := range s.cfg.tables() {
+		if len(fieldsOf(setup, i)) == 0 {
+			return flow.Fatal(fmt.Errorf("the postgres sink writes columns, and the flow%s decodes none: configure decode", ofRoute(t.Route)))
+		}
 	}
 	s.setup = setup
 	// PostgreSQL cuts names off at 63 bytes, and this one is compared.
@@ -103,19 +117,45 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 			return err
 		}
 		s.place = p
-		t := p.table
-		if err := t.check(setup.Fields, s.cfg.Mode, s.cfg.Key); err != nil {
-			return flow.Fatal(fmt.Errorf("table %s does not fit the flow:\n  %s", t.tableName, strings.ReplaceAll(err.Error(), "\n", "\n  ")))
+		s.plans = make([]plan, len(p.targets))
+		var errs []error
+		for i := range p.targets {
+			t := &p.targets[i]
+			if err := t.check(); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			if t.table.unlogged {
+				s.Logger.Warn("the table is UNLOGGED: a crash of the server empties it, and the flow's positions stay", "table", t.name.String())
+			}
+			made, err := newPlan(t)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			s.plans[i] = *made
 		}
-		if t.unlogged {
-			s.Logger.Warn("the table is UNLOGGED: a crash of the server empties it, and the flow's positions stay", "table", t.String())
-		}
-		s.plan, err = newPlan(t, setup.Fields, s.cfg.Mode, s.cfg.Key)
-		if err != nil {
+		if err := errors.Join(errs...); err != nil {
 			return flow.Fatal(err)
 		}
 		return nil
 	})
+}
+
+// fieldsOf are the columns of a route.
+func fieldsOf(setup flow.Setup, route int) []flow.Field {
+	if route >= len(setup.Routes) {
+		return setup.Fields
+	}
+	return setup.Routes[route]
+}
+
+// ofRoute is how a message names a route; nothing where there are none.
+func ofRoute(name string) string {
+	if name == "" {
+		return ""
+	}
+	return " (route " + name + ")"
 }
 
 func readFacts(ctx context.Context, pg *pgconn.PgConn) (serverFacts, error) {
@@ -178,7 +218,7 @@ func (s *Sink) Removed() int64 { return s.removed.Load() }
 
 // Writer makes the writer of a lane. It connects at the first Write.
 func (s *Sink) Writer(lane int) (flow.Writer, error) {
-	if s.plan == nil {
+	if s.plans == nil {
 		return nil, errors.New("postgres: Writer before Open")
 	}
 	if lane < 0 || lane >= len(s.backends) {

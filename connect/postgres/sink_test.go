@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -20,30 +21,30 @@ func TestConfigIsRefused(t *testing.T) {
 		cfg  SinkConfig
 		path string
 	}{
-		{SinkConfig{URL: "postgres://u:hunter2@h:x/db", Table: "t"}, "url"},
-		{SinkConfig{URL: "postgres://u:hunter2@%zz/db", Table: "t"}, "url"},
-		{SinkConfig{URL: "host=h sslmode=perhaps password=hunter2", Table: "t"}, "url"},
+		{SinkConfig{URL: "postgres://u:hunter2@h:x/db", TableConfig: TableConfig{Table: "t"}}, "url"},
+		{SinkConfig{URL: "postgres://u:hunter2@%zz/db", TableConfig: TableConfig{Table: "t"}}, "url"},
+		{SinkConfig{URL: "host=h sslmode=perhaps password=hunter2", TableConfig: TableConfig{Table: "t"}}, "url"},
 		{SinkConfig{}, "table"},
-		{SinkConfig{Table: "a.b.c"}, "table"},
-		{SinkConfig{Table: "a b"}, "table"},
-		{SinkConfig{Table: `"a`}, "table"},
-		{SinkConfig{Table: "t", Mode: "replace"}, "mode"},
-		{SinkConfig{Table: "t", Mode: "upsert"}, "key"},
-		{SinkConfig{Table: "t", Key: []string{"a", "a"}}, "key"},
-		{SinkConfig{Table: "t", DeadLetterTable: "x."}, "dead_letter_table"},
-		{SinkConfig{Table: "t", DeadLetterTable: "t"}, "dead_letter_table"},
-		{SinkConfig{Table: "a.t", DeadLetterTable: "t"}, "dead_letter_table"},
-		{SinkConfig{Table: "t", DeadLetterTable: "x.penstock_flow"}, "dead_letter_table"},
-		{SinkConfig{Table: "t", DeadLetterTable: "penstock_checkpoint"}, "dead_letter_table"},
-		{SinkConfig{Table: "public.penstock_checkpoint"}, "table"},
-		{SinkConfig{Table: "penstock_dead_letter"}, "table"},
-		{SinkConfig{Table: "t", CheckpointSchema: "a.b"}, "checkpoint_schema"},
-		{SinkConfig{Table: "t", MaxConnectionShare: 2}, "max_connection_share"},
-		{SinkConfig{Table: "t", LockTimeout: 1}, "lock_timeout"},
-		{SinkConfig{Table: "t", Password: "a", PasswordFile: "b"}, "password_file"},
+		{SinkConfig{TableConfig: TableConfig{Table: "a.b.c"}}, "table"},
+		{SinkConfig{TableConfig: TableConfig{Table: "a b"}}, "table"},
+		{SinkConfig{TableConfig: TableConfig{Table: `"a`}}, "table"},
+		{SinkConfig{TableConfig: TableConfig{Table: "t", Mode: "replace"}}, "mode"},
+		{SinkConfig{TableConfig: TableConfig{Table: "t", Mode: "upsert"}}, "key"},
+		{SinkConfig{TableConfig: TableConfig{Table: "t", Key: []string{"a", "a"}}}, "key"},
+		{SinkConfig{DeadLetterTable: "x.", TableConfig: TableConfig{Table: "t"}}, "dead_letter_table"},
+		{SinkConfig{DeadLetterTable: "t", TableConfig: TableConfig{Table: "t"}}, "dead_letter_table"},
+		{SinkConfig{DeadLetterTable: "t", TableConfig: TableConfig{Table: "a.t"}}, "dead_letter_table"},
+		{SinkConfig{DeadLetterTable: "x.penstock_flow", TableConfig: TableConfig{Table: "t"}}, "dead_letter_table"},
+		{SinkConfig{DeadLetterTable: "penstock_checkpoint", TableConfig: TableConfig{Table: "t"}}, "dead_letter_table"},
+		{SinkConfig{TableConfig: TableConfig{Table: "public.penstock_checkpoint"}}, "table"},
+		{SinkConfig{TableConfig: TableConfig{Table: "penstock_dead_letter"}}, "table"},
+		{SinkConfig{CheckpointSchema: "a.b", TableConfig: TableConfig{Table: "t"}}, "checkpoint_schema"},
+		{SinkConfig{MaxConnectionShare: 2, TableConfig: TableConfig{Table: "t"}}, "max_connection_share"},
+		{SinkConfig{LockTimeout: 1, TableConfig: TableConfig{Table: "t"}}, "lock_timeout"},
+		{SinkConfig{Password: "a", PasswordFile: "b", TableConfig: TableConfig{Table: "t"}}, "password_file"},
 	} {
 		_, err := NewSink(c.cfg)
-		fe, ok := err.(*connect.FieldError) //nolint:errorlint // it must be this very error
+		fe, ok := errors.AsType[*connect.FieldError](err)
 		if !ok || fe.Path != c.path || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%+v: got %v, want an error about %s without the password", c.cfg, err, c.path)
 		}
@@ -69,7 +70,7 @@ func TestQuotedNames(t *testing.T) {
 	t.Parallel()
 	d := newDB(t, `CREATE SCHEMA "My Schema"`, `CREATE TABLE "My Schema"."Ta""ble" ("Order By" text PRIMARY KEY, "select" int8)`)
 	fields := []flow.Field{field("Order By", "text", flow.KindString), field("select", "int8", flow.KindInt64)}
-	cfg := SinkConfig{Table: `"My Schema"."Ta""ble"`, Mode: ModeUpsert, Key: []string{"Order By"}, CheckpointSchema: `"My Schema"`, DeadLetterTable: `"It's dead"`}
+	cfg := SinkConfig{CheckpointSchema: `"My Schema"`, DeadLetterTable: `"It's dead"`, TableConfig: TableConfig{Table: `"My Schema"."Ta""ble"`, Mode: ModeUpsert, Key: []string{"Order By"}}}
 	r := d.open(cfg, fields)
 	r.write(row{"a", 1}, row{"a", 2}, row{nil, 3})
 	r.want(`SELECT * FROM "My Schema"."Ta""ble"`, "a|2")
@@ -81,7 +82,7 @@ func TestCreateTable(t *testing.T) {
 	fields := allFields()
 	fields[0].Required = true
 	d := newDB(t)
-	cfg := SinkConfig{Table: "public.made", CreateTable: true, Key: []string{"i8", "user"}}
+	cfg := SinkConfig{TableConfig: TableConfig{Table: "public.made", CreateTable: true, Key: []string{"i8", "user"}}}
 	fields = append(fields, field("user", "text", flow.KindString))
 
 	// Several processes start at once.
@@ -130,7 +131,7 @@ func TestMissingRightsPrintTheDDL(t *testing.T) {
 		_, _ = d.conn.Exec(context.Background(), "DROP OWNED BY "+role)
 		_, _ = d.conn.Exec(context.Background(), "DROP ROLE "+role)
 	})
-	cfg := SinkConfig{URL: url, Table: "t", CreateTable: true, LockTimeout: 0}
+	cfg := SinkConfig{URL: url, LockTimeout: 0, TableConfig: TableConfig{Table: "t", CreateTable: true}}
 
 	_, err := d.tryOpen(cfg, simpleFields)
 	wantError(t, err, flow.ClassFatal, "may not create the tables", "permission denied for schema public", "CREATE TABLE IF NOT EXISTS public.penstock_checkpoint",
@@ -193,11 +194,11 @@ func TestTableIsChecked(t *testing.T) {
 			"column temp is generated",
 		}},
 		{"missing column", "CREATE TABLE t (device_id text, seq int8)", SinkConfig{}, []string{"ALTER TABLE public.t ADD COLUMN temp float8;"}},
-		{"no key", simpleTable, SinkConfig{Mode: ModeUpsert, Key: []string{"device_id", "seq"}}, []string{"CREATE UNIQUE INDEX ON public.t (device_id, seq);"}},
-		{"partial key", simpleTable + "; CREATE UNIQUE INDEX part ON t (seq) WHERE seq > 1", SinkConfig{Mode: ModeIgnore, Key: []string{"seq"}}, []string{"part is deferrable, partial"}},
-		{"unknown key", simpleTable, SinkConfig{Mode: ModeIgnore, Key: []string{"id"}}, []string{"key column id is not among"}},
+		{"no key", simpleTable, SinkConfig{TableConfig: TableConfig{Mode: ModeUpsert, Key: []string{"device_id", "seq"}}}, []string{"CREATE UNIQUE INDEX ON public.t (device_id, seq);"}},
+		{"partial key", simpleTable + "; CREATE UNIQUE INDEX part ON t (seq) WHERE seq > 1", SinkConfig{TableConfig: TableConfig{Mode: ModeIgnore, Key: []string{"seq"}}}, []string{"part is deferrable, partial"}},
+		{"unknown key", simpleTable, SinkConfig{TableConfig: TableConfig{Mode: ModeIgnore, Key: []string{"id"}}}, []string{"key column id is not among"}},
 		{"view", "CREATE VIEW t AS SELECT 1", SinkConfig{}, []string{"is a view"}},
-		{"identity", "CREATE TABLE t (device_id text UNIQUE, seq int8 GENERATED ALWAYS AS IDENTITY, temp float8)", SinkConfig{Mode: ModeUpsert, Key: []string{"device_id"}}, []string{"SET GENERATED BY DEFAULT;"}},
+		{"identity", "CREATE TABLE t (device_id text UNIQUE, seq int8 GENERATED ALWAYS AS IDENTITY, temp float8)", SinkConfig{TableConfig: TableConfig{Mode: ModeUpsert, Key: []string{"device_id"}}}, []string{"SET GENERATED BY DEFAULT;"}},
 	} {
 		d := newDB(t)
 		if c.ddl != "" {
@@ -207,7 +208,7 @@ func TestTableIsChecked(t *testing.T) {
 		_, err := d.tryOpen(c.cfg, simpleFields)
 		wantError(t, err, flow.ClassFatal, c.words...)
 	}
-	_, err := newDB(t).tryOpen(SinkConfig{Table: "t"}, nil)
+	_, err := newDB(t).tryOpen(SinkConfig{TableConfig: TableConfig{Table: "t"}}, nil)
 	wantError(t, err, flow.ClassFatal, "configure decode")
 }
 
@@ -222,7 +223,7 @@ func TestConnectErrors(t *testing.T) {
 		return f(cfg)
 	}
 	s := func(url string) error {
-		sink, err := NewSink(SinkConfig{URL: url, Table: "t"})
+		sink, err := NewSink(SinkConfig{URL: url, TableConfig: TableConfig{Table: "t"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -268,9 +269,9 @@ func TestPasswordFile(t *testing.T) {
 func TestFingerprint(t *testing.T) {
 	t.Parallel()
 	d := newDB(t, simpleTable, "CREATE TABLE t2 (LIKE t)")
-	r := d.open(SinkConfig{Table: "t"}, simpleFields)
+	r := d.open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	try := func(table string, change func(*flow.Setup)) error {
-		s, err := NewSink(SinkConfig{URL: d.url, Table: table})
+		s, err := NewSink(SinkConfig{URL: d.url, TableConfig: TableConfig{Table: table}})
 		if err != nil {
 			t.Fatal(err)
 		}

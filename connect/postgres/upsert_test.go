@@ -16,7 +16,7 @@ const keyedTable = "CREATE TABLE t (device_id text, seq int8, temp float8, note 
 
 func TestIgnore(t *testing.T) {
 	t.Parallel()
-	cfg := SinkConfig{Table: "t", Mode: ModeIgnore, Key: []string{"seq", "device_id"}}
+	cfg := SinkConfig{TableConfig: TableConfig{Table: "t", Mode: ModeIgnore, Key: []string{"seq", "device_id"}}}
 	r := newDB(t, keyedTable, "INSERT INTO t VALUES ('a', 1, 10, 'old')").open(cfg, simpleFields)
 	r.write(row{"a", 1, 1.0}, row{"a", 2, 2.0}, row{"a", 2, 3.0}, row{"b", 1, 4.0}, row{nil, 1, 5.0}, tombstone{"a", 1})
 	r.want("SELECT * FROM t ORDER BY 1, 2", "a|1|10|old", "a|2|2|new", "b|1|4|new")
@@ -25,7 +25,7 @@ func TestIgnore(t *testing.T) {
 
 func TestUpsert(t *testing.T) {
 	t.Parallel()
-	cfg := SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}
+	cfg := SinkConfig{TableConfig: TableConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}}
 	r := newDB(t, keyedTable, "INSERT INTO t VALUES ('a', 1, 10, 'old'), ('z', 1, 1, 'old'), ('y', 1, 1, 'old')").open(cfg, simpleFields)
 	r.write(
 		row{"a", 1, 1.0}, row{"a", 2, 2.0}, row{"b", 1, 4.0}, row{"a", 2, 3.0}, // the last wins
@@ -47,7 +47,7 @@ func TestUpsertFallsBack(t *testing.T) {
 	t.Parallel()
 	fields := []flow.Field{field("id", "int4", flow.KindInt64), field("v", "int2", flow.KindInt64)}
 	r := newDB(t, "CREATE TABLE t (id int4 PRIMARY KEY, v int2)", "INSERT INTO t VALUES (3, 3)").
-		open(SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"id"}}, fields)
+		open(SinkConfig{TableConfig: TableConfig{Table: "t", Mode: ModeUpsert, Key: []string{"id"}}}, fields)
 	r.write(
 		row{1, 1}, row{1, 2}, row{1, 70000}, row{1, 80000},
 		row{2, 70000},
@@ -82,7 +82,7 @@ func TestUpsertEqualKeys(t *testing.T) {
 		table := fmt.Sprintf("t%d", i)
 		d.exec("CREATE TABLE " + table + " (id " + c.typ + " PRIMARY KEY, n int4)")
 		d.flow = table
-		r := d.open(SinkConfig{Table: table, Mode: ModeUpsert, Key: []string{"id"}},
+		r := d.open(SinkConfig{TableConfig: TableConfig{Table: table, Mode: ModeUpsert, Key: []string{"id"}}},
 			[]flow.Field{c.f, field("n", "int4", flow.KindInt64)})
 		var rows []any
 		for n, k := range c.keys {
@@ -97,7 +97,7 @@ func TestUpsertKeepsRowsOfKeysThatDifferInSpaces(t *testing.T) {
 	t.Parallel()
 	fields := []flow.Field{field("id", "text", flow.KindString), field("n", "int4", flow.KindInt64)}
 	for _, typ := range []string{"text", "varchar", "varchar(10)"} {
-		r := newDB(t, "CREATE TABLE t (id "+typ+" PRIMARY KEY, n int4)").open(SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"id"}}, fields)
+		r := newDB(t, "CREATE TABLE t (id "+typ+" PRIMARY KEY, n int4)").open(SinkConfig{TableConfig: TableConfig{Table: "t", Mode: ModeUpsert, Key: []string{"id"}}}, fields)
 		r.write(row{"a", 1}, row{"a ", 2})
 		r.want("SELECT id, n FROM t ORDER BY n", "a|1", "a |2")
 		r.write(tombstone{"a "}, row{"a", 3})
@@ -109,7 +109,7 @@ func TestUpsertWritesRowAfterTombstoneOfEqualPaddedKey(t *testing.T) {
 	t.Parallel()
 	fields := []flow.Field{field("id", "text", flow.KindString), field("n", "int4", flow.KindInt64)}
 	for _, typ := range []string{"bpchar", "char(5)"} {
-		r := newDB(t, "CREATE TABLE t (id "+typ+" PRIMARY KEY, n int4)").open(SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"id"}}, fields)
+		r := newDB(t, "CREATE TABLE t (id "+typ+" PRIMARY KEY, n int4)").open(SinkConfig{TableConfig: TableConfig{Table: "t", Mode: ModeUpsert, Key: []string{"id"}}}, fields)
 		r.write(row{"a", 1})
 		r.write(tombstone{"a "}, row{"a", 2})
 		r.want("SELECT id = 'a', n FROM t", "t|2")
@@ -140,18 +140,18 @@ func TestKeysThatAreEqualWithOtherBytesAreRefused(t *testing.T) {
 			"CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false)", "CREATE DOMAIN insensitive AS text COLLATE ci",
 			"CREATE TABLE t ("+ddl+", note citext)", more)
 		for _, mode := range c.modes {
-			_, err := d.tryOpen(SinkConfig{Table: "t", Mode: mode, Key: []string{"id"}}, []flow.Field{c.f, field("note", "text", flow.KindString)})
+			_, err := d.tryOpen(SinkConfig{TableConfig: TableConfig{Table: "t", Mode: mode, Key: []string{"id"}}}, []flow.Field{c.f, field("note", "text", flow.KindString)})
 			wantError(t, err, flow.ClassFatal, c.why, "type text with a deterministic collation", "lower case")
 		}
 		// Columns beside the key may be of any type.
-		d.open(SinkConfig{Table: "t"}, []flow.Field{c.f, field("note", "text", flow.KindString)})
+		d.open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, []flow.Field{c.f, field("note", "text", flow.KindString)})
 	}
 }
 
 // The sink does what applying the records one by one does.
 func TestUpsertRandom(t *testing.T) {
 	t.Parallel()
-	cfg := SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}
+	cfg := SinkConfig{TableConfig: TableConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}}
 	r := newDB(t, keyedTable).open(cfg, simpleFields)
 	rng := rand.New(rand.NewPCG(1, 2))
 	model := map[string]string{}
@@ -188,7 +188,7 @@ func TestUpsertRandom(t *testing.T) {
 // told to try again, and nothing else.
 func TestUpsertLanesWithCommonKeys(t *testing.T) {
 	t.Parallel()
-	cfg := SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}
+	cfg := SinkConfig{TableConfig: TableConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}}
 	r := newDB(t, keyedTable).open(cfg, simpleFields)
 	other, err := r.sink.Writer(1)
 	if err != nil {
@@ -227,7 +227,7 @@ func TestUpsertLanesWithCommonKeys(t *testing.T) {
 
 func TestUpsertViolationHasNoRow(t *testing.T) {
 	t.Parallel()
-	cfg := SinkConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}
+	cfg := SinkConfig{TableConfig: TableConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}}
 	r := newDB(t, keyedTable, "ALTER TABLE t ADD CHECK (temp < 100)").open(cfg, simpleFields)
 	err := r.dataErr(r.batch(row{"a", 1, 1.0}, row{"a", 2, 200.0}), "t_temp_check")
 	if rows := dataRows(t, err); rows != nil {

@@ -12,7 +12,7 @@ import (
 
 func TestAppend(t *testing.T) {
 	t.Parallel()
-	r := newDB(t, simpleTable).open(SinkConfig{Table: "t"}, simpleFields)
+	r := newDB(t, simpleTable).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	r.write(row{"a", 1, 1.5}, row{"b", 2, nil})
 	r.write(row{"", nil, -0.25})
 	r.want("SELECT * FROM t", "a|1|1.5", "b|2|NULL", "|NULL|-0.25")
@@ -23,7 +23,7 @@ func TestAppend(t *testing.T) {
 
 func TestPositionsOnly(t *testing.T) {
 	t.Parallel()
-	r := newDB(t, simpleTable).open(SinkConfig{Table: "t"}, simpleFields)
+	r := newDB(t, simpleTable).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	b := flow.NewBatch(nil, []flow.Part{
 		{Partition: topicParts[1], From: 0, Next: 9, Owner: 1},
 		{Partition: topicParts[0], From: 0, Next: 7, Owner: 1},
@@ -35,7 +35,7 @@ func TestPositionsOnly(t *testing.T) {
 // Rows larger than pgconn's buffer, and rows that end at every place in it.
 func TestRowsAcrossBuffers(t *testing.T) {
 	t.Parallel()
-	r := newDB(t, simpleTable).open(SinkConfig{Table: "t"}, simpleFields)
+	r := newDB(t, simpleTable).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	var rows []any
 	for i := range 300 {
 		n := i * 37 % 2000
@@ -64,7 +64,7 @@ func TestBadValuesAlone(t *testing.T) {
 		list("ints", "int2", flow.KindInt64),
 	}
 	r := newDB(t, `CREATE TABLE t (n int8 NOT NULL, i2 int2, i4 int4, f4 float4, num numeric(4,2), vc varchar(3), u uuid, j jsonb, ts timestamptz, d date, ints int2[])`).
-		open(SinkConfig{Table: "t"}, fields)
+		open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, fields)
 	one := func(n int, column string, v any) row {
 		out := row{n}
 		for _, f := range fields[1:] {
@@ -114,7 +114,7 @@ func TestBadValuesAlone(t *testing.T) {
 
 func TestDeadLetterIsWhole(t *testing.T) {
 	t.Parallel()
-	r := newDB(t, simpleTable).open(SinkConfig{Table: "t", DeadLetterTable: `"Dead Letters"`}, simpleFields)
+	r := newDB(t, simpleTable).open(SinkConfig{DeadLetterTable: `"Dead Letters"`, TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	b := r.batch(row{"a", 1, nil}, row{"b", 2, nil}, row{"c", 3, nil})
 	rec := &b.Records[1]
 	rec.Key, rec.Value = []byte{0, 255}, []byte(strings.Repeat("x", 3_000_000))
@@ -141,7 +141,7 @@ func TestViolationsAreLocated(t *testing.T) {
 		"CREATE TABLE t (id int2 PRIMARY KEY, mood mood, pos positive, CHECK (id <> 500))",
 		`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 501 THEN RAISE EXCEPTION 'no 501'; END IF; IF NEW.id = 502 THEN RAISE EXCEPTION 'no 502' USING ERRCODE = 'AA001'; END IF; RETURN NEW; END $$`,
 		"CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW WHEN (NEW.id > 499) EXECUTE FUNCTION refuse()")
-	r := d.open(SinkConfig{Table: "t"}, fields)
+	r := d.open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, fields)
 	for _, c := range []struct {
 		name  string
 		bad   row
@@ -182,7 +182,7 @@ func TestDeferredConstraintHasNoRow(t *testing.T) {
 		"CREATE TABLE now (device_id text REFERENCES device, seq int8, temp float8)")
 	for _, table := range []string{"t", "now"} {
 		d.flow = table
-		r := d.open(SinkConfig{Table: table}, simpleFields)
+		r := d.open(SinkConfig{TableConfig: TableConfig{Table: table}}, simpleFields)
 		err := r.dataErr(r.batch(row{"a"}, row{"b"}), "violates foreign key")
 		if rows := dataRows(t, err); rows != nil {
 			t.Fatalf("%s: rows %v are said to be at fault", table, rows)
@@ -212,7 +212,7 @@ func TestTriggersOwnSQLSTATEIsTheDatas(t *testing.T) {
 				when, deferred = "AFTER", "DEFERRABLE INITIALLY DEFERRED"
 			}
 			d.exec("CREATE " + c.trigger + " x " + when + " INSERT ON t " + deferred + " FOR EACH ROW EXECUTE FUNCTION refuse()")
-			r := d.open(SinkConfig{Table: "t", Mode: c.mode, Key: []string{"seq"}}, simpleFields)
+			r := d.open(SinkConfig{TableConfig: TableConfig{Table: "t", Mode: c.mode, Key: []string{"seq"}}}, simpleFields)
 			err := r.dataErr(r.batch(row{"a", 1, 1.0}, row{"b", 3, 2.0}), "no 3", code)
 			if got := dataRows(t, err); !slices.Equal(got, c.rows) {
 				t.Errorf("%s, mode %s, %s: rows %v are said to be at fault, want %v", code, c.mode, c.trigger, got, c.rows)
@@ -229,7 +229,7 @@ func TestTableChangedIsFatal(t *testing.T) {
 		"ALTER TABLE t ALTER seq TYPE int4", "ALTER TABLE t ALTER seq TYPE text", "ALTER TABLE t ALTER temp TYPE numeric",
 		"ALTER TABLE t DROP temp", "DROP TABLE t",
 	} {
-		r := newDB(t, simpleTable).open(SinkConfig{Table: "t"}, simpleFields)
+		r := newDB(t, simpleTable).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 		r.exec(change)
 		r.wantErr(r.batch(row{"a", 1, 2.0}), flow.ClassFatal, "restart the flow")
 	}

@@ -21,10 +21,8 @@ type writer struct {
 	lane int
 	conn *session // nil until the first Write, and after the connection broke
 
-	rows copyReader
-	keys *keyTable  // upsert only
-	del  copyReader // of keys; upsert only
-	dead deadReader
+	routes []*routeWriter // nil until a batch takes the route
+	dead   deadReader
 
 	parts  []flow.Part // of the batch, sorted
 	ps     []flow.Partition
@@ -35,14 +33,32 @@ type writer struct {
 	doubt *doubt
 }
 
+// routeWriter is what a writer keeps for the table of one route.
+type routeWriter struct {
+	plan *plan
+	rows copyReader
+	keys *keyTable  // upsert only
+	del  copyReader // of keys; upsert only
+}
+
 func newWriter(s *Sink, lane int) *writer {
-	w := &writer{sink: s, lane: lane}
-	w.rows.enc = newRowEncoder(s.plan.columns)
-	if s.plan.mode == ModeUpsert {
-		w.keys = newKeyTable(s.plan.keys)
-		w.del.enc = newRowEncoder(s.plan.keys)
+	return &writer{sink: s, lane: lane, routes: make([]*routeWriter, len(s.plans))}
+}
+
+// route returns what the batch is written with.
+func (w *writer) route(b *flow.Batch) *routeWriter {
+	r := w.routes[b.Route]
+	if r == nil {
+		p := &w.sink.plans[b.Route]
+		r = &routeWriter{plan: p}
+		r.rows.enc = newRowEncoder(p.columns)
+		if p.mode == ModeUpsert {
+			r.keys = newKeyTable(p.keys)
+			r.del.enc = newRowEncoder(p.keys)
+		}
+		w.routes[b.Route] = r
 	}
-	return w
+	return r
 }
 
 // Close closes the connection; an open transaction is rolled back.
@@ -87,9 +103,10 @@ func (w *writer) Write(ctx context.Context, b *flow.Batch) error {
 			return nil
 		}
 	}
-	err := w.begin(ctx, b)
+	r := w.route(b)
+	err := w.begin(ctx, b, r.plan)
 	if err == nil {
-		err = w.data(ctx, b)
+		err = w.data(ctx, b, r)
 	}
 	if err == nil {
 		err = w.deadLetters(ctx, b)
@@ -99,7 +116,7 @@ func (w *writer) Write(ctx context.Context, b *flow.Batch) error {
 	}
 	if err != nil {
 		w.abort(ctx, err)
-		return w.blame(ctx, err)
+		return w.blame(ctx, r.plan, err)
 	}
 	failpoint.Hit("sink.before_commit")
 	if err := w.commit(ctx); err != nil {
@@ -157,7 +174,7 @@ const (
 )
 
 // begin opens the transaction and moves the positions, in one round trip.
-func (w *writer) begin(ctx context.Context, b *flow.Batch) error {
+func (w *writer) begin(ctx context.Context, b *flow.Batch, plan *plan) error {
 	s := w.sink
 	sql := w.sql[:0]
 	sql = append(sql, begin...)
@@ -180,8 +197,8 @@ func (w *writer) begin(ctx context.Context, b *flow.Batch) error {
 		WHERE c.flow = %s AND c.cluster_id = %s AND c.topic = v.topic AND c.partition = v.partition::int4
 		AND c.next_offset = v.prior AND c.owner_epoch = v.owner;SET LOCAL lock_timeout TO DEFAULT`,
 		literal(s.setup.Flow), literal(s.setup.ClusterID))
-	if s.plan.createStaging != "" && b.Rows() > 0 {
-		sql = append(append(sql, ';'), s.plan.createStaging...)
+	if plan.createStaging != "" && b.Rows() > 0 {
+		sql = append(append(sql, ';'), plan.createStaging...)
 	}
 	w.sql = sql
 	var res []*pgconn.Result
@@ -221,56 +238,56 @@ func (w *writer) begin(ctx context.Context, b *flow.Batch) error {
 }
 
 // data writes the rows.
-func (w *writer) data(ctx context.Context, b *flow.Batch) error {
+func (w *writer) data(ctx context.Context, b *flow.Batch, r *routeWriter) error {
 	if b.Rows() == 0 {
 		return nil
 	}
 	if b.Columns == nil {
 		return flow.Fatal(errors.New("the postgres sink writes columns, and the batch has none"))
 	}
-	plan, pg := w.sink.plan, w.conn.pg
-	w.rows.enc.bind(b.Columns)
+	plan, pg := r.plan, w.conn.pg
+	r.rows.enc.bind(b.Columns)
 	if plan.mode != ModeUpsert {
-		w.rows.resetAll(b)
-		if err := w.copyRows(ctx, plan.copyInto, &w.rows); err != nil || plan.mode == ModeAppend {
+		r.rows.resetAll(b)
+		if err := w.copyRows(ctx, plan, plan.copyInto, &r.rows); err != nil || plan.mode == ModeAppend {
 			return err
 		}
 		_, err := exec(ctx, pg, plan.merge)
-		return classifyRows("insert into "+plan.table.String(), err)
+		return classifyRows("insert into "+plan.target.String(), err)
 	}
-	w.keys.collect(b)
-	if len(w.keys.upserts) > 0 {
-		w.rows.resetRows(b, w.keys.upserts, func(row int) int { return w.keys.before(b, row) })
-		if err := w.copyRows(ctx, plan.copyInto, &w.rows); err != nil {
+	r.keys.collect(b)
+	if len(r.keys.upserts) > 0 {
+		r.rows.resetRows(b, r.keys.upserts, func(row int) int { return r.keys.before(b, row) })
+		if err := w.copyRows(ctx, plan, plan.copyInto, &r.rows); err != nil {
 			return err
 		}
 		if _, err := exec(ctx, pg, plan.merge); err != nil {
-			return classifyRows("upsert into "+plan.table.String(), err)
+			return classifyRows("upsert into "+plan.target.String(), err)
 		}
 	}
-	if len(w.keys.deletes) > 0 {
+	if len(r.keys.deletes) > 0 {
 		if _, err := exec(ctx, pg, plan.createDeleted); err != nil {
 			return classify("make a temporary table", err)
 		}
-		w.del.enc.bind(b.Columns)
-		w.del.resetRows(b, w.keys.deletes, nil)
-		if err := w.copyRows(ctx, plan.copyDeleted, &w.del); err != nil {
+		r.del.enc.bind(b.Columns)
+		r.del.resetRows(b, r.keys.deletes, nil)
+		if err := w.copyRows(ctx, plan, plan.copyDeleted, &r.del); err != nil {
 			return err
 		}
 		if _, err := exec(ctx, pg, plan.remove); err != nil {
-			return classifyRows("delete from "+plan.table.String(), err)
+			return classifyRows("delete from "+plan.target.String(), err)
 		}
 	}
 	return nil
 }
 
 // copyRows runs COPY. If the server refuses a row and says which, the error names it.
-func (w *writer) copyRows(ctx context.Context, sql string, r *copyReader) error {
+func (w *writer) copyRows(ctx context.Context, plan *plan, sql string, r *copyReader) error {
 	err := copyFrom(ctx, w.conn.pg, sql, r)
 	if err == nil {
 		return nil
 	}
-	err = classifyRows("copy into "+w.sink.plan.table.String(), err)
+	err = classifyRows("copy into "+plan.target.String(), err)
 	var (
 		data *flow.DataError
 		pe   *pgconn.PgError
@@ -285,11 +302,11 @@ func (w *writer) copyRows(ctx context.Context, sql string, r *copyReader) error 
 
 // blame makes sure that a data error is the data's fault: after ALTER TABLE the
 // server may take the bytes of any record for nonsense.
-func (w *writer) blame(ctx context.Context, err error) error {
+func (w *writer) blame(ctx context.Context, plan *plan, err error) error {
 	if flow.ClassOf(err) != flow.ClassData || w.conn == nil {
 		return err
 	}
-	planned := w.sink.plan.table
+	planned := plan.table
 	t, readErr := readTable(ctx, w.conn.pg, planned.tableName)
 	if readErr != nil {
 		return classify("look at table "+planned.String(), readErr)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/penstockdev/penstock/flow"
@@ -62,7 +64,7 @@ func (s *Sink) Init(ctx context.Context, starts func(context.Context) ([]flow.Po
 // fingerprint is where it reads from and what it writes.
 func (s *Sink) register(c *conn) error {
 	err := c.exec("INSERT INTO "+flowTable+" (flow, format_version, cluster_id, source, target, created_at) VALUES (?, ?, ?, ?, ?, ?)"+
-		" ON CONFLICT (flow) DO NOTHING", s.setup.Flow, formatVersion, s.setup.ClusterID, s.setup.Source, s.cfg.Table, now())
+		" ON CONFLICT (flow) DO NOTHING", s.setup.Flow, formatVersion, s.setup.ClusterID, s.setup.Source, s.targetText(), now())
 	if err != nil {
 		return err
 	}
@@ -80,14 +82,39 @@ func (s *Sink) register(c *conn) error {
 			s.setup.Flow, format, formatVersion))
 	}
 	for _, d := range []struct{ what, was, is string }{
-		{"source cluster", cluster, s.setup.ClusterID}, {"source", source, s.setup.Source}, {"target table", target, s.cfg.Table},
+		{"source cluster", cluster, s.setup.ClusterID}, {"source", source, s.setup.Source}, {"target table", target, s.targetText()},
 	} {
-		if d.was != d.is {
+		if d.was != d.is && !(d.what == "target table" && writesInto(d.is, d.was)) {
 			return flow.Fatal(fmt.Errorf("flow %s exists with another %s: it was %q and is %q now, and positions of one mean nothing for the other; "+
 				"give the flow another name, or delete its rows from %s and %s to start over", s.setup.Flow, d.what, d.was, d.is, flowTable, checkpointTable))
 		}
 	}
-	return nil
+	return c.exec("UPDATE "+flowTable+" SET target = ?2 WHERE flow = ?1 AND target <> ?2", s.setup.Flow, s.targetText())
+}
+
+// targetText is what the flow's row has as the target: the tables, in an order
+// that does not depend on that of the routes.
+func (s *Sink) targetText() string {
+	var names []string
+	for _, t := range s.cfg.tables() {
+		names = append(names, t.Table)
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), targetSeparator)
+}
+
+const targetSeparator = ", "
+
+// writesInto says whether a flow with that target writes all tables of another
+// target text. A flow may get more tables; the positions do not hold for fewer.
+func writesInto(target, tables string) bool {
+	have := strings.Split(target, targetSeparator)
+	for t := range strings.SplitSeq(tables, targetSeparator) {
+		if !slices.Contains(have, t) {
+			return false
+		}
+	}
+	return true
 }
 
 // Insert implements flow.Checkpointer.

@@ -61,7 +61,7 @@ func TestFlows(t *testing.T) {
 }
 
 // target is a file that can be taken away by locking it.
-type target struct {
+type database struct {
 	cfg SinkConfig
 	// blocker is the connection that holds the lock; nil while nobody does.
 	blocker *conn
@@ -69,7 +69,7 @@ type target struct {
 
 func newTarget(t testing.TB, mode string) *flowtest.Target {
 	t.Helper()
-	d := &target{cfg: SinkConfig{Path: filepath.Join(t.TempDir(), "x.db"), Table: "item", Mode: mode, BusyTimeout: 200 * time.Millisecond}}
+	d := &database{cfg: SinkConfig{Path: filepath.Join(t.TempDir(), "x.db"), BusyTimeout: 200 * time.Millisecond, TableConfig: TableConfig{Table: "item", Mode: mode}}}
 	key := ""
 	if mode != ModeAppend {
 		d.cfg.Key, key = []string{"key"}, ", UNIQUE (key)"
@@ -92,7 +92,7 @@ func newTarget(t testing.TB, mode string) *flowtest.Target {
 	}
 }
 
-func (d *target) lock(t testing.TB) {
+func (d *database) lock(t testing.TB) {
 	t.Helper()
 	c, err := open(d.cfg.Path, false)
 	if err != nil {
@@ -107,14 +107,14 @@ func (d *target) lock(t testing.TB) {
 	d.blocker = c
 }
 
-func (d *target) unlock(testing.TB) {
+func (d *database) unlock(testing.TB) {
 	d.blocker.rollback()
 	d.blocker.close()
 	d.blocker = nil
 }
 
 // read runs a query as another program would.
-func (d *target) read(t testing.TB, query string, row func(*sql.Rows) error) {
+func (d *database) read(t testing.TB, query string, row func(*sql.Rows) error) {
 	t.Helper()
 	ctx := context.Background() // it is called in cleanups, too
 	db, err := sql.Open("sqlite", "file:"+d.cfg.Path+"?mode=ro&_pragma=busy_timeout(20000)")
@@ -140,7 +140,7 @@ func (d *target) read(t testing.TB, query string, row func(*sql.Rows) error) {
 	}
 }
 
-func (d *target) rows(t testing.TB) []flowtest.Item {
+func (d *database) rows(t testing.TB) []flowtest.Item {
 	t.Helper()
 	var out []flowtest.Item
 	d.read(t, "SELECT key, seq, payload FROM item ORDER BY rowid", func(r *sql.Rows) error {
@@ -152,7 +152,7 @@ func (d *target) rows(t testing.TB) []flowtest.Item {
 	return out
 }
 
-func (d *target) dead(t testing.TB) []flowtest.DeadRow {
+func (d *database) dead(t testing.TB) []flowtest.DeadRow {
 	t.Helper()
 	var out []flowtest.DeadRow
 	d.read(t, `SELECT flow, cluster_id, topic, topic_id, partition, "offset", timestamp, "key", value, value NOTNULL, headers, stage, class, column_name, message

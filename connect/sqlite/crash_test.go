@@ -39,7 +39,7 @@ func crashChild() bool {
 
 func writeForever(path string, naive bool) error {
 	ctx := context.Background()
-	s, err := NewSink(SinkConfig{Path: path, Table: "telemetry", CreateTable: true})
+	s, err := NewSink(SinkConfig{Path: path, TableConfig: TableConfig{Table: "telemetry", CreateTable: true}})
 	if err != nil {
 		return err
 	}

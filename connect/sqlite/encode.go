@@ -45,14 +45,14 @@ type encodedColumn struct {
 	key    bool
 }
 
-func newEncoder(cfg *SinkConfig, fields []flow.Field, table []tableColumn) *encoder {
-	e := &encoder{cols: make([]encodedColumn, len(fields)), vals: make([]value, len(fields))}
-	for i, f := range fields {
+func newEncoder(to *target) *encoder {
+	e := &encoder{cols: make([]encodedColumn, len(to.fields)), vals: make([]value, len(to.fields))}
+	for i, f := range to.fields {
 		c := &e.cols[i]
 		c.name = f.Name
-		c.key = cfg.Mode != ModeAppend && slices.Contains(cfg.Key, f.Name)
+		c.key = to.Mode != ModeAppend && slices.Contains(to.Key, f.Name)
 		c.layout = coljson.Layout(&f)
-		for _, t := range table {
+		for _, t := range to.cols {
 			// The rule by which SQLite itself finds a column's affinity.
 			if strings.EqualFold(t.name, f.Name) && f.Kind != flow.KindList && strings.Contains(strings.ToUpper(t.declared), "INT") {
 				c.layout = ""

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/penstockdev/penstock/flow"
@@ -85,25 +86,40 @@ func tableColumns(c *conn, table string) ([]tableColumn, error) {
 	return cols, err
 }
 
+// target is a table that the flow writes.
+type target struct {
+	TableConfig
+	fields []flow.Field
+	cols   []tableColumn
+}
+
+// String is how messages name the table.
+func (t *target) String() string {
+	if t.Route == "" {
+		return strconv.Quote(t.Table)
+	}
+	return fmt.Sprintf("%q (route %s)", t.Table, t.Route)
+}
+
 // createTable is the DDL of the table that the fields ask for.
-func createTable(cfg *SinkConfig, fields []flow.Field) string {
+func createTable(t *target, strict bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "CREATE TABLE %s (\n", quote(cfg.Table))
-	for _, f := range fields {
+	fmt.Fprintf(&b, "CREATE TABLE %s (\n", quote(t.Table))
+	for _, f := range t.fields {
 		fmt.Fprintf(&b, "  %s %s", quote(f.Name), storageType(f.Kind))
-		if f.Required || slices.Contains(cfg.Key, f.Name) {
+		if f.Required || slices.Contains(t.Key, f.Name) {
 			b.WriteString(" NOT NULL")
 		}
 		b.WriteString(",\n")
 	}
-	if len(cfg.Key) > 0 {
-		fmt.Fprintf(&b, "  PRIMARY KEY (%s)\n)", quoteAll(cfg.Key))
+	if len(t.Key) > 0 {
+		fmt.Fprintf(&b, "  PRIMARY KEY (%s)\n)", quoteAll(t.Key))
 	} else {
 		s := strings.TrimSuffix(b.String(), ",\n")
 		b.Reset()
 		b.WriteString(s + "\n)")
 	}
-	if cfg.Strict {
+	if strict {
 		b.WriteString(" STRICT")
 	}
 	return b.String()
@@ -124,99 +140,133 @@ func storageType(k flow.Kind) string {
 	}
 }
 
-// prepareTarget checks the target table against the fields, and creates it if
-// asked to. Errors are fatal: they need a person.
-func prepareTarget(c *conn, cfg *SinkConfig, fields []flow.Field) ([]tableColumn, error) {
-	if len(fields) == 0 {
-		return nil, flow.Fatal(errors.New("the SQLite sink writes columns, and nothing in this flow makes any: add a decode section"))
-	}
-	for _, k := range cfg.Key {
-		if !slices.ContainsFunc(fields, func(f flow.Field) bool { return f.Name == k }) {
-			return nil, flow.Fatal(fmt.Errorf("key column %q is not among the decoded columns (%s)", k, fieldNames(fields)))
+// prepareTargets checks the tables against the fields of their routes, and
+// creates those that it is asked to. What needs a person is fatal, and said of all
+// tables at once.
+func prepareTargets(c *conn, cfg *SinkConfig, setup flow.Setup) ([]target, error) {
+	var targets []target
+	var errs []error
+	created := map[string][]flow.Field{} // by name in lower case
+	for i, table := range cfg.tables() {
+		t := target{TableConfig: table, fields: setup.Fields}
+		if setup.Routes != nil {
+			t.fields = setup.Routes[i]
 		}
-	}
-	cols, err := tableColumns(c, cfg.Table)
-	if err != nil {
-		return nil, err
-	}
-	if len(cols) == 0 {
-		ddl := createTable(cfg, fields)
-		if !cfg.CreateTable {
-			return nil, flow.Fatal(fmt.Errorf("%s has no table %q; set create_table, or create it:\n%s;", cfg.Path, cfg.Table, ddl))
+		err := t.prepare(c, cfg, created)
+		if err == nil {
+			err = t.checkStatement(c)
 		}
-		if err := c.exec(ddl); err != nil {
-			return nil, fmt.Errorf("creating the table: %w\n%s;", err, ddl)
-		}
-		if cols, err = tableColumns(c, cfg.Table); err != nil {
+		switch {
+		case err == nil:
+		case flow.ClassOf(err) == flow.ClassFatal:
+			errs = append(errs, err)
+		default:
 			return nil, err
 		}
+		targets = append(targets, t)
 	}
-	for _, f := range fields {
-		i := slices.IndexFunc(cols, func(t tableColumn) bool { return strings.EqualFold(t.name, f.Name) })
+	if err := errors.Join(errs...); err != nil {
+		return nil, flow.Fatal(err)
+	}
+	return targets, nil
+}
+
+func (t *target) prepare(c *conn, cfg *SinkConfig, created map[string][]flow.Field) error {
+	if len(t.fields) == 0 {
+		return flow.Fatal(fmt.Errorf("the SQLite sink writes columns, and nothing makes any for table %s: add a decode section", t))
+	}
+	for _, k := range t.Key {
+		if !slices.ContainsFunc(t.fields, func(f flow.Field) bool { return f.Name == k }) {
+			return flow.Fatal(fmt.Errorf("key column %q of table %s is not among the decoded columns (%s)", k, t, fieldNames(t.fields)))
+		}
+	}
+	var err error
+	if t.cols, err = tableColumns(c, t.Table); err != nil {
+		return err
+	}
+	other, made := created[strings.ToLower(t.Table)]
+	switch {
+	case made && !slices.EqualFunc(t.fields, other, func(a, b flow.Field) bool { return a.Name == b.Name && a.Type == b.Type }):
+		return flow.Fatal(fmt.Errorf("%s has no table %s, and another route, which writes it, too, decodes other columns: create it with the columns of both", cfg.Path, t))
+	case len(t.cols) == 0:
+		ddl := createTable(t, cfg.Strict)
+		if !t.CreateTable {
+			return flow.Fatal(fmt.Errorf("%s has no table %s; set create_table, or create it:\n%s;", cfg.Path, t, ddl))
+		}
+		if err := c.exec(ddl); err != nil {
+			return fmt.Errorf("creating the table: %w\n%s;", err, ddl)
+		}
+		created[strings.ToLower(t.Table)] = t.fields
+		if t.cols, err = tableColumns(c, t.Table); err != nil {
+			return err
+		}
+	}
+	for _, f := range t.fields {
+		i := slices.IndexFunc(t.cols, func(c tableColumn) bool { return strings.EqualFold(c.name, f.Name) })
 		switch {
 		case i < 0:
-			return nil, flow.Fatal(fmt.Errorf("table %q has no column %q (it has %s): ALTER TABLE %s ADD COLUMN %s %s;",
-				cfg.Table, f.Name, columnNames(cols), quote(cfg.Table), quote(f.Name), storageType(f.Kind)))
-		case cols[i].generated:
-			return nil, flow.Fatal(fmt.Errorf("column %q of table %q is computed by the database and cannot be written", f.Name, cfg.Table))
+			return flow.Fatal(fmt.Errorf("table %s has no column %q (it has %s): ALTER TABLE %s ADD COLUMN %s %s;",
+				t, f.Name, columnNames(t.cols), quote(t.Table), quote(f.Name), storageType(f.Kind)))
+		case t.cols[i].generated:
+			return flow.Fatal(fmt.Errorf("column %q of table %s is computed by the database and cannot be written", f.Name, t))
 		}
 	}
-	for _, t := range cols {
-		rowid := t.pk && strings.EqualFold(t.declared, "INTEGER")
-		if t.notNull && !t.hasDefault && !t.generated && !rowid &&
-			!slices.ContainsFunc(fields, func(f flow.Field) bool { return strings.EqualFold(t.name, f.Name) }) {
-			return nil, flow.Fatal(fmt.Errorf("column %q of table %q must not be null and has no default, and nothing is decoded into it", t.name, cfg.Table))
+	for _, c := range t.cols {
+		rowid := c.pk && strings.EqualFold(c.declared, "INTEGER")
+		if c.notNull && !c.hasDefault && !c.generated && !rowid &&
+			!slices.ContainsFunc(t.fields, func(f flow.Field) bool { return strings.EqualFold(c.name, f.Name) }) {
+			return flow.Fatal(fmt.Errorf("column %q of table %s must not be null and has no default, and nothing is decoded into it", c.name, t))
 		}
 	}
-	return cols, nil
+	return nil
 }
 
 // insertSQL is the statement that writes one row.
-func insertSQL(cfg *SinkConfig, fields []flow.Field) string {
-	names := make([]string, len(fields))
-	for i, f := range fields {
+func (t *target) insertSQL() string {
+	names := make([]string, len(t.fields))
+	for i, f := range t.fields {
 		names[i] = f.Name
 	}
-	sql := fmt.Sprintf("INSERT INTO %s (%s) VALUES (?%s)", quote(cfg.Table), quoteAll(names), strings.Repeat(", ?", len(names)-1))
-	if cfg.Mode == ModeAppend {
+	sql := fmt.Sprintf("INSERT INTO %s (%s) VALUES (?%s)", quote(t.Table), quoteAll(names), strings.Repeat(", ?", len(names)-1))
+	if t.Mode == ModeAppend {
 		return sql
 	}
 	var set []string
 	for _, n := range names {
-		if !slices.Contains(cfg.Key, n) {
+		if !slices.Contains(t.Key, n) {
 			set = append(set, quote(n)+" = excluded."+quote(n))
 		}
 	}
-	sql += " ON CONFLICT (" + quoteAll(cfg.Key) + ") DO "
-	if cfg.Mode == ModeIgnore || len(set) == 0 {
+	sql += " ON CONFLICT (" + quoteAll(t.Key) + ") DO "
+	if t.Mode == ModeIgnore || len(set) == 0 {
 		return sql + "NOTHING"
 	}
 	return sql + "UPDATE SET " + strings.Join(set, ", ")
 }
 
 // deleteSQL is the statement that a tombstone becomes.
-func deleteSQL(cfg *SinkConfig) string {
-	where := make([]string, len(cfg.Key))
-	for i, k := range cfg.Key {
+func (t *target) deleteSQL() string {
+	where := make([]string, len(t.Key))
+	for i, k := range t.Key {
 		where[i] = quote(k) + " = ?"
 	}
-	return fmt.Sprintf("DELETE FROM %s WHERE %s", quote(cfg.Table), strings.Join(where, " AND "))
+	return fmt.Sprintf("DELETE FROM %s WHERE %s", quote(t.Table), strings.Join(where, " AND "))
 }
 
-// checkStatements prepares what the writer will run: SQLite itself says
+// checkStatement prepares what the writer will run: SQLite itself says
 // whether the key has an index, and whatever else does not fit.
-func checkStatements(c *conn, cfg *SinkConfig, fields []flow.Field) error {
-	s, err := c.prepare(insertSQL(cfg, fields))
+func (t *target) checkStatement(c *conn) error {
+	s, err := c.prepare(t.insertSQL())
 	if err == nil {
 		s.finalize()
 		return nil
 	}
 	if strings.Contains(err.Error(), "ON CONFLICT clause does not match") {
-		return flow.Fatal(fmt.Errorf("table %q has no primary key or unique index over exactly (%s), which mode %s needs: "+
-			"CREATE UNIQUE INDEX %s ON %s (%s);", cfg.Table, strings.Join(cfg.Key, ", "), cfg.Mode,
-			quote(cfg.Table+"_key"), quote(cfg.Table), quoteAll(cfg.Key)))
+		return flow.Fatal(fmt.Errorf("table %s has no primary key or unique index over exactly (%s), which mode %s needs: "+
+			"CREATE UNIQUE INDEX %s ON %s (%s);", t, strings.Join(t.Key, ", "), t.Mode,
+			quote(t.Table+"_key"), quote(t.Table), quoteAll(t.Key)))
 	}
-	return fmt.Errorf("the statement that writes a row into %q: %w", cfg.Table, err)
+	return fmt.Errorf("the statement that writes a row into %s: %w", t, err)
 }
 
 func fieldNames(fields []flow.Field) string {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,7 +21,8 @@ import (
 	"github.com/penstockdev/penstock/internal/filelock"
 )
 
-// Sink writes into one table of one SQLite file. Make it with NewSink.
+// Sink writes into one table of one SQLite file, or into one for each route.
+// Make it with NewSink.
 type Sink struct {
 	cfg SinkConfig
 
@@ -30,7 +32,7 @@ type Sink struct {
 	claim   *filelock.Lock
 	control *conn
 	setup   flow.Setup
-	table   []tableColumn
+	targets []target // by route
 	backend string
 }
 
@@ -39,12 +41,17 @@ var (
 	_ flow.Checkpointer    = (*Sink)(nil)
 	_ flow.DeadLetterStore = (*Sink)(nil)
 	_ flow.LaneLimiter     = (*Sink)(nil)
+	_ flow.Router          = (*Sink)(nil)
 	_ flow.Writer          = (*writer)(nil)
 )
 
 // NewSink makes a sink. It opens nothing.
 func NewSink(cfg SinkConfig) (*Sink, error) {
 	connect.Defaults(&cfg)
+	cfg.Routes = slices.Clone(cfg.Routes)
+	for i := range cfg.Routes {
+		connect.Defaults(&cfg.Routes[i])
+	}
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -55,6 +62,9 @@ func NewSink(cfg SinkConfig) (*Sink, error) {
 // transaction of their batch.
 func (s *Sink) StoresDeadLetters() bool { return true }
 
+// Routes is the number of routes; 0: there is one table for all records.
+func (s *Sink) Routes() int { return len(s.cfg.Routes) }
+
 // MaxLanes is 1: a SQLite database has one writer at a time.
 func (s *Sink) MaxLanes() int { return 1 }
 
@@ -64,6 +74,9 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closeLocked()
+	if len(setup.Routes) != len(s.cfg.Routes) {
+		return flow.Fatal(fmt.Errorf("the flow has %d routes and the SQLite sink has tables for %d", len(setup.Routes), len(s.cfg.Routes)))
+	}
 	if dir := filepath.Dir(s.cfg.Path); !isDir(dir) {
 		return flow.Fatal(fmt.Errorf("the database %s cannot be opened: %s is not a directory; create it first", s.cfg.Path, dir))
 	}
@@ -140,10 +153,8 @@ func (s *Sink) openDatabase(ctx context.Context) error {
 				return fmt.Errorf("creating the tables of the checkpoint: %w", err)
 			}
 		}
-		if s.table, err = prepareTarget(c, &s.cfg, s.setup.Fields); err != nil {
-			return err
-		}
-		return checkStatements(c, &s.cfg, s.setup.Fields)
+		s.targets, err = prepareTargets(c, &s.cfg, s.setup)
+		return err
 	})
 }
 
@@ -255,7 +266,11 @@ func (s *Sink) Writer(lane int) (flow.Writer, error) {
 	if lane != 0 {
 		return nil, fmt.Errorf("lane %d: a SQLite database has one writer, lane 0", lane)
 	}
-	return &writer{sink: s, cfg: &s.cfg, setup: s.setup, enc: newEncoder(&s.cfg, s.setup.Fields, s.table)}, nil
+	w := &writer{sink: s, cfg: &s.cfg, setup: s.setup}
+	for i := range s.targets {
+		w.routes = append(w.routes, routeWriter{target: &s.targets[i], enc: newEncoder(&s.targets[i])})
+	}
+	return w, nil
 }
 
 // Close closes the database and gives up the right to write the flow.

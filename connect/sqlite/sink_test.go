@@ -59,7 +59,7 @@ func testSetup(fields []flow.Field) flow.Setup {
 }
 
 func testConfig(t testing.TB) SinkConfig {
-	return SinkConfig{Path: filepath.Join(t.TempDir(), "x.db"), Table: "telemetry", CreateTable: true, BusyTimeout: 100 * time.Millisecond}
+	return SinkConfig{Path: filepath.Join(t.TempDir(), "x.db"), BusyTimeout: 100 * time.Millisecond, TableConfig: TableConfig{Table: "telemetry", CreateTable: true}}
 }
 
 func newSink(t testing.TB, cfg SinkConfig, fields []flow.Field) *Sink {
@@ -217,12 +217,12 @@ func TestConfigSpec(t *testing.T) {
 
 func TestConfigRefused(t *testing.T) {
 	for path, cfg := range map[string]SinkConfig{
-		"path":              {Table: "t"},
-		"table":             {Path: "x.db", Table: "penstock_flow"},
-		"mode":              {Path: "x.db", Table: "t", Mode: "replace"},
-		"key":               {Path: "x.db", Table: "t", Mode: ModeUpsert},
-		"dead_letter_table": {Path: "x.db", Table: "t", DeadLetterTable: "T"},
-		"synchronous":       {Path: "x.db", Table: "t", Synchronous: "off"},
+		"path":              {TableConfig: TableConfig{Table: "t"}},
+		"table":             {Path: "x.db", TableConfig: TableConfig{Table: "penstock_flow"}},
+		"mode":              {Path: "x.db", TableConfig: TableConfig{Table: "t", Mode: "replace"}},
+		"key":               {Path: "x.db", TableConfig: TableConfig{Table: "t", Mode: ModeUpsert}},
+		"dead_letter_table": {Path: "x.db", DeadLetterTable: "T", TableConfig: TableConfig{Table: "t"}},
+		"synchronous":       {Path: "x.db", Synchronous: "off", TableConfig: TableConfig{Table: "t"}},
 	} {
 		_, err := NewSink(cfg)
 		var field *connect.FieldError
@@ -231,14 +231,14 @@ func TestConfigRefused(t *testing.T) {
 		}
 	}
 	for _, path := range []string{":memory:", "file:x.db?mode=memory"} {
-		if _, err := NewSink(SinkConfig{Path: path, Table: "t"}); err == nil {
+		if _, err := NewSink(SinkConfig{Path: path, TableConfig: TableConfig{Table: "t"}}); err == nil {
 			t.Errorf("%s was accepted", path)
 		}
 	}
 }
 
 func TestConfigNamesAllFaults(t *testing.T) {
-	c := SinkConfig{Table: "sqlite_x", Mode: "replace", Key: []string{"a", "a"}, Synchronous: "off", BusyTimeout: -1, Cache: -1}
+	c := SinkConfig{Synchronous: "off", BusyTimeout: -1, Cache: -1, TableConfig: TableConfig{Table: "sqlite_x", Mode: "replace", Key: []string{"a", "a"}}}
 	err := c.Validate()
 	if err == nil {
 		t.Fatal("no error")

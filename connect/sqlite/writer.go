@@ -20,12 +20,19 @@ type writer struct {
 	sink  *Sink
 	cfg   *SinkConfig
 	setup flow.Setup
-	enc   *encoder
 
 	// All nil until the first Write, and again after an error that is not about
 	// a record: a new connection starts from what the file holds.
-	c                          *conn
-	swap, insert, remove, dead *stmt
+	c          *conn
+	swap, dead *stmt
+	routes     []routeWriter
+}
+
+// routeWriter is what a writer keeps for the table of one route.
+type routeWriter struct {
+	*target
+	enc            *encoder
+	insert, remove *stmt // nil like those of the writer
 }
 
 // Write implements flow.Writer.
@@ -104,6 +111,7 @@ const checkEvery = 256
 // of the batch, so that one more attempt writes the others.
 func (w *writer) rows(ctx context.Context, b *flow.Batch) error {
 	var refused *flow.DataError
+	r := &w.routes[b.Route]
 	half := -1
 	if failpoint.Enabled {
 		half = b.Rows() / 2
@@ -116,22 +124,22 @@ func (w *writer) rows(ctx context.Context, b *flow.Batch) error {
 		if n++; n%checkEvery == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		q := w.insert
+		q := r.insert
 		tombstone := b.Records[i].Value == nil
 		if tombstone {
-			if w.cfg.Mode != ModeUpsert {
+			if r.Mode != ModeUpsert {
 				b.Reject(i, flow.StageWrite, &flow.RecordError{Class: "tombstone", Err: fmt.Errorf(
-					"a tombstone (a record without a value) deletes in mode upsert; in mode %s it means nothing", w.cfg.Mode,
+					"a tombstone (a record without a value) deletes in mode upsert; in mode %s it means nothing", r.Mode,
 				)})
 				continue
 			}
-			q = w.remove
+			q = r.remove
 		}
-		if err := w.enc.row(b.Columns, i, tombstone); err != nil {
+		if err := r.enc.row(b.Columns, i, tombstone); err != nil {
 			b.Reject(i, flow.StageWrite, err)
 			continue
 		}
-		err := w.exec(q, tombstone)
+		err := w.exec(r, q, tombstone)
 		if err == nil {
 			continue
 		}
@@ -157,25 +165,25 @@ func (w *writer) rows(ctx context.Context, b *flow.Batch) error {
 }
 
 // exec binds the row that the encoder holds, and runs the statement.
-func (w *writer) exec(q *stmt, keysOnly bool) error {
-	base, err := q.mem.set(w.c.tls, w.enc.buf)
+func (w *writer) exec(r *routeWriter, q *stmt, keysOnly bool) error {
+	base, err := q.mem.set(w.c.tls, r.enc.buf)
 	if err != nil {
 		return err
 	}
 	rc, n := int32(sqlite3.SQLITE_OK), int32(0)
 	if keysOnly {
-		for _, k := range w.cfg.Key {
-			for c := range w.enc.cols {
-				if w.enc.cols[c].name == k {
+		for _, k := range r.Key {
+			for c := range r.enc.cols {
+				if r.enc.cols[c].name == k {
 					n++
-					rc |= q.bind(n, &w.enc.vals[c], base)
+					rc |= q.bind(n, &r.enc.vals[c], base)
 				}
 			}
 		}
 	} else {
-		for c := range w.enc.vals {
+		for c := range r.enc.vals {
 			n++
-			rc |= q.bind(n, &w.enc.vals[c], base)
+			rc |= q.bind(n, &r.enc.vals[c], base)
 		}
 	}
 	if rc != sqlite3.SQLITE_OK {
@@ -312,18 +320,19 @@ func (w *writer) connect() error {
 		return err
 	}
 	w.c = c
-	for _, s := range []struct {
+	type statement struct {
 		to  **stmt
 		sql string
-	}{
-		{&w.swap, swapSQL},
-		{&w.insert, insertSQL(w.cfg, w.setup.Fields)},
-		{&w.remove, deleteSQL(w.cfg)},
-		{&w.dead, w.deadLetterSQL()},
-	} {
-		if s.to == &w.remove && w.cfg.Mode != ModeUpsert {
-			continue
+	}
+	all := []statement{{&w.swap, swapSQL}, {&w.dead, w.deadLetterSQL()}}
+	for i := range w.routes {
+		r := &w.routes[i]
+		all = append(all, statement{&r.insert, r.insertSQL()})
+		if r.Mode == ModeUpsert {
+			all = append(all, statement{&r.remove, r.deleteSQL()})
 		}
+	}
+	for _, s := range all {
 		if *s.to, err = c.prepare(s.sql); err != nil {
 			w.disconnect()
 			return err
@@ -337,7 +346,11 @@ func (w *writer) disconnect() {
 		return
 	}
 	w.c.rollback()
-	for _, s := range []**stmt{&w.swap, &w.insert, &w.remove, &w.dead} {
+	all := []**stmt{&w.swap, &w.dead}
+	for i := range w.routes {
+		all = append(all, &w.routes[i].insert, &w.routes[i].remove)
+	}
+	for _, s := range all {
 		(*s).finalize()
 		*s = nil
 	}

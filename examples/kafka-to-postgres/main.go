@@ -23,7 +23,7 @@ func main() {
 		Topics:     []string{"telemetry"}, Group: "example-postgres",
 	})
 	check(err)
-	sink, err := postgres.NewSink(postgres.SinkConfig{URL: os.Getenv("DATABASE_URL"), Table: "telemetry", CreateTable: true})
+	sink, err := postgres.NewSink(postgres.SinkConfig{URL: os.Getenv("DATABASE_URL"), TableConfig: postgres.TableConfig{Table: "telemetry", CreateTable: true}})
 	check(err)
 	f, err := flow.New(flow.Config{Name: "example-postgres", Source: source, Sink: sink, Transforms: columns})
 	check(err)

@@ -23,7 +23,7 @@ func main() {
 		Topics:     []string{"telemetry"}, Group: "example-sqlite",
 	})
 	check(err)
-	sink, err := sqlite.NewSink(sqlite.SinkConfig{Path: "example.db", Table: "telemetry", CreateTable: true})
+	sink, err := sqlite.NewSink(sqlite.SinkConfig{Path: "example.db", TableConfig: sqlite.TableConfig{Table: "telemetry", CreateTable: true}})
 	check(err)
 	f, err := flow.New(flow.Config{Name: "example-sqlite", Source: source, Sink: sink, Transforms: columns})
 	check(err)
