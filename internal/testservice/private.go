@@ -115,47 +115,6 @@ func (s *Server) StopImmediately() { s.pg.StopImmediately() }
 // Kill kills the postmaster; its children end when they notice.
 func (s *Server) Kill() { s.pg.Kill() }
 
-// Broker is a Kafka node of this test's own, which it may stop, kill and start
-// again on the same port.
-type Broker struct {
-	t testing.TB
-	k *server.Kafka
-}
-
-// StartKafka starts one, which takes a few seconds. It is killed when the test
-// ends.
-func StartKafka(t testing.TB) *Broker {
-	t.Helper()
-	libs, err := server.CachedKafkaLibs()
-	if err != nil {
-		t.Fatalf("start a Kafka: %v. `make test` fetches what it needs", err)
-	}
-	k, err := server.NewKafka(context.Background(), privateDir(t), libs)
-	if err != nil {
-		t.Fatalf("start a Kafka: %v", err)
-	}
-	b := &Broker{t: t, k: k}
-	t.Cleanup(b.k.Kill)
-	return b
-}
-
-// Addr is host:port.
-func (b *Broker) Addr() string { return b.k.Addr() }
-
-// Start starts a node that was stopped or killed, on the same port.
-func (b *Broker) Start() {
-	b.t.Helper()
-	if err := b.k.Start(context.Background()); err != nil {
-		b.t.Fatalf("start Kafka again: %v", err)
-	}
-}
-
-// Stop ends it in order.
-func (b *Broker) Stop() { b.k.Stop() }
-
-// Kill kills it.
-func (b *Broker) Kill() { b.k.Kill() }
-
 // privateDir is not t.TempDir: that one is closed to the user that PostgreSQL
 // runs as.
 func privateDir(t testing.TB) string {

@@ -5,8 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"net"
 	"net/url"
 	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -225,6 +228,40 @@ func TestPrivateKafkaSurvivesItsEnds(t *testing.T) {
 		topics, err := kafka(t, kgo.SeedBrokers(b.Addr())).ListTopics(t.Context(), name)
 		if err != nil || topics.Error() != nil {
 			t.Fatalf("after a restart: %v, %v", err, topics.Error())
+		}
+	}
+}
+
+func TestKafkaClusterSurvivesOneOfItsNodes(t *testing.T) {
+	t.Parallel()
+	c := testservice.StartKafkaCluster(t, 3)
+	name := testservice.Name(t)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(c.DirectAddrs(), ",")...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if _, err := kadm.NewClient(cl).CreateTopic(t.Context(), 3, -1, nil, name); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range c.Brokers[:2] {
+		c.AwaitInSync()
+		b.Kill()
+		for i := range 3 { // whoever led it
+			if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: name, Partition: int32(i), Value: []byte("v")}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.Start()
+	}
+	c.AwaitInSync()
+	brokers, err := kafka(t, kgo.SeedBrokers(strings.Split(c.Addrs(), ",")...)).ListBrokers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, b := range brokers {
+		if told := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))); told != c.Proxies[i].Addr() {
+			t.Errorf("node %d is at %s, want its proxy at %s", b.NodeID, told, c.Proxies[i].Addr())
 		}
 	}
 }

@@ -20,13 +20,17 @@ type Kafka struct {
 	dir   string
 	libs  string
 	opts  kafkaOptions
-	ports struct{ client, controller, mtls int }
-	proc  *process
+	ports struct{ client, controller, mtls, broker int }
+	// advertised is host:port that clients are told to connect to.
+	advertised string
+	proc       *process
 }
 
 type kafkaOptions struct {
 	secure *Certs
 	heap   string
+	// cluster is what the node belongs to; nil if it is alone.
+	cluster *KafkaCluster
 	// clientOpts reach the node, for the readiness check.
 	clientOpts func(k *Kafka) ([]kgo.Opt, error)
 }
@@ -44,7 +48,7 @@ func newKafka(ctx context.Context, dir, libs string, opts kafkaOptions) (*Kafka,
 	for attempt := 1; ; attempt++ {
 		err := k.choosePorts(ctx)
 		if err == nil {
-			err = k.format(ctx)
+			err = k.format(ctx, newClusterID())
 		}
 		if err == nil {
 			err = k.Start(ctx)
@@ -62,13 +66,14 @@ func newKafka(ctx context.Context, dir, libs string, opts kafkaOptions) (*Kafka,
 }
 
 func (k *Kafka) choosePorts(ctx context.Context) error {
-	for _, p := range []*int{&k.ports.client, &k.ports.controller, &k.ports.mtls} {
+	for _, p := range []*int{&k.ports.client, &k.ports.controller, &k.ports.mtls, &k.ports.broker} {
 		n, err := FreePort(ctx)
 		if err != nil {
 			return err
 		}
 		*p = n
 	}
+	k.advertised = k.Addr()
 	return nil
 }
 
@@ -78,20 +83,13 @@ func (k *Kafka) properties() string { return filepath.Join(k.dir, "server.proper
 func (k *Kafka) settings() []string {
 	s := []string{
 		"process.roles=broker,controller",
-		"node.id=1",
-		"controller.quorum.voters=1@" + addr(k.ports.controller),
 		"controller.listener.names=CONTROLLER",
 		"log.dirs=" + k.data(),
 		"num.partitions=8",
 		"auto.create.topics.enable=false",
-		// One node: everything internal has one copy. Few partitions start faster.
-		"offsets.topic.replication.factor=1",
+		// Few partitions start faster.
 		"offsets.topic.num.partitions=4",
-		"transaction.state.log.replication.factor=1",
 		"transaction.state.log.num.partitions=4",
-		"transaction.state.log.min.isr=1",
-		"share.coordinator.state.topic.replication.factor=1",
-		"share.coordinator.state.topic.min.isr=1",
 		// Fault tests: a killed member must be noticed in a second or two.
 		"group.initial.rebalance.delay.ms=0",
 		"group.min.session.timeout.ms=500",
@@ -109,6 +107,12 @@ func (k *Kafka) settings() []string {
 		"broker.heartbeat.interval.ms=500",
 		"log.cleaner.dedupe.buffer.size=8388608",
 	}
+	if k.opts.cluster != nil {
+		return append(s, k.opts.cluster.settings(k)...)
+	}
+	// One node: everything internal has one copy.
+	s = append(s, copies(1, 1)...)
+	s = append(s, "node.id=1", "controller.quorum.voters=1@"+addr(k.ports.controller))
 	if k.opts.secure != nil {
 		return append(s, k.secureSettings()...)
 	}
@@ -119,11 +123,24 @@ func (k *Kafka) settings() []string {
 	)
 }
 
-func (k *Kafka) format(ctx context.Context) error {
+// copies is how many copies there are of what Kafka keeps for itself, and how
+// many must be there for a write.
+func copies(n, in int) []string {
+	return []string{
+		fmt.Sprintf("offsets.topic.replication.factor=%d", n),
+		fmt.Sprintf("transaction.state.log.replication.factor=%d", n),
+		fmt.Sprintf("transaction.state.log.min.isr=%d", in),
+		fmt.Sprintf("share.coordinator.state.topic.replication.factor=%d", n),
+		fmt.Sprintf("share.coordinator.state.topic.min.isr=%d", in),
+	}
+}
+
+// format makes the node's data directory, for the cluster with that id.
+func (k *Kafka) format(ctx context.Context, clusterID string) error {
 	if err := os.WriteFile(k.properties(), []byte(strings.Join(k.settings(), "\n")+"\n"), 0o600); err != nil {
 		return err
 	}
-	args := append(k.java("-Xmx128m"), "kafka.tools.StorageTool", "format", "-t", clusterID(), "-c", k.properties())
+	args := append(k.java("-Xmx128m"), "kafka.tools.StorageTool", "format", "-t", clusterID, "-c", k.properties())
 	if k.opts.secure != nil {
 		args = append(args, scramArgs()...)
 	}
@@ -143,9 +160,9 @@ func (k *Kafka) java(heap ...string) []string {
 		"-Dlog4j2.configurationFile="+filepath.Join(k.libs, logConfigName), "-cp", filepath.Join(k.libs, "*"))
 }
 
-// clusterID is a random id in Kafka's form. One that begins with a dash would
+// newClusterID is a random id in Kafka's form. One that begins with a dash would
 // be taken for an option.
-func clusterID() string {
+func newClusterID() string {
 	for {
 		var b [16]byte
 		_, _ = rand.Read(b[:]) // never fails
@@ -195,6 +212,12 @@ func (k *Kafka) Stop() { k.signal(syscall.SIGTERM) }
 
 // Kill kills the node.
 func (k *Kafka) Kill() { k.signal(syscall.SIGKILL) }
+
+// Freeze stops a running node from doing anything, until Thaw.
+func (k *Kafka) Freeze() { _ = k.proc.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw ends Freeze.
+func (k *Kafka) Thaw() { _ = k.proc.cmd.Process.Signal(syscall.SIGCONT) }
 
 func (k *Kafka) signal(sig syscall.Signal) {
 	if k.proc == nil {
