@@ -12,6 +12,11 @@ func kafkaConnectors() []connect.Entry {
 			Name: "kafka", Doc: "Topics of a Kafka cluster, read as a member of a consumer group.",
 			New: func(c kafka.SourceConfig) (flow.Source, error) { return kafka.NewSource(c) },
 		},
+		connect.Sink[kafka.SinkConfig]{
+			Name: "kafka", Doc: "Topics of a Kafka cluster: exactly once within a cluster, records and positions in one transaction, or at least once. The connection defaults to that of the source.",
+			StoresDeadLetters: true,
+			New:               kafka.NewSink,
+		},
 		connect.DeadLetters[kafka.DeadLetterConfig]{
 			Name: "kafka", Doc: "A Kafka topic: at least once, with an id to recognise repeats by. The connection defaults to that of the source.",
 			New: func(c kafka.DeadLetterConfig) (flow.DeadLetterQueue, error) { return kafka.NewDeadLetters(c) },

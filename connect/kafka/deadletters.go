@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -130,9 +127,12 @@ func (d *DeadLetters) Open(ctx context.Context, setup flow.Setup) error {
 	if d.admin, err = newCluster(&d.cfg.Connection, opts); err != nil {
 		return err
 	}
-	source, err := d.lookAtSource(ctx)
-	if err != nil {
-		return err
+	d.limit = 0
+	var source *sourceTopics
+	if d.cfg.Source != nil {
+		if source, err = lookAtSource(ctx, d.cfg.Source, d.log); err != nil {
+			return err
+		}
 	}
 	if err := d.lookAtTopic(ctx, source); err != nil {
 		return err
@@ -157,51 +157,6 @@ func (d *DeadLetters) Open(ctx context.Context, setup flow.Setup) error {
 		return flow.Fatal(fmt.Errorf("kafka: %w", err))
 	}
 	return nil
-}
-
-// sourceTopics is what the checks need to know of the flow's source.
-type sourceTopics struct {
-	clusterID  string
-	partitions int32  // of the largest
-	limit      int    // largest max.message.bytes; 0 if not known
-	largest    string // the topic that has it
-}
-
-func (d *DeadLetters) lookAtSource(ctx context.Context) (*sourceTopics, error) {
-	src := d.cfg.Source
-	if src == nil {
-		return nil, nil
-	}
-	opts, err := src.options(d.log)
-	if err != nil {
-		return nil, flow.Fatal(err)
-	}
-	c, err := newCluster(&src.Connection, opts)
-	if err != nil {
-		return nil, err
-	}
-	defer c.close()
-	var pattern *regexp.Regexp
-	if src.Pattern != "" {
-		if pattern, err = regexp.Compile(src.Pattern); err != nil {
-			return nil, flow.Fatal(err)
-		}
-	}
-	id, details, err := c.topics(ctx, src.Topics, pattern)
-	if err != nil {
-		return nil, err
-	}
-	out := &sourceTopics{clusterID: id}
-	for _, t := range details {
-		out.partitions = max(out.partitions, int32(len(t.Partitions))) //nolint:gosec // a number of partitions
-	}
-	limits, err := d.limits(ctx, c, details.Names())
-	for t, n := range limits {
-		if n > out.limit {
-			out.limit, out.largest = n, t
-		}
-	}
-	return out, err
 }
 
 // lookAtTopic finds, or creates, the topic.
@@ -235,75 +190,20 @@ func (d *DeadLetters) lookAtTopic(ctx context.Context, source *sourceTopics) err
 		return flow.Fatal(d.mayNotWrite(kerr.TopicAuthorizationFailed))
 	}
 	d.partitions = int32(len(t.Partitions)) //nolint:gosec // a number of partitions
-	limits, err := d.limits(ctx, d.admin, []string{topic})
+	limits, err := d.admin.limits(ctx, []string{topic}, d.log)
 	d.limit = limits[topic]
 	return err
 }
 
 func (d *DeadLetters) create(ctx context.Context, source *sourceTopics) error {
-	topic := d.cfg.Topic
 	d.partitions = max(d.cfg.Partitions, 1)
-	configs := map[string]*string{}
 	if source != nil {
 		if d.cfg.Partitions == 0 {
-			d.partitions = max(source.partitions, 1)
+			d.partitions = max(source.most, 1)
 		}
-		if source.limit > 0 {
-			limit := strconv.Itoa(source.limit)
-			configs["max.message.bytes"] = &limit
-			d.limit = source.limit
-		}
+		d.limit = source.limit
 	}
-	replication := int16(-1)
-	if d.cfg.Replication > 0 {
-		replication = int16(d.cfg.Replication) //nolint:gosec // Validate bounds it
-	}
-	resp, err := d.admin.adm.CreateTopic(ctx, d.partitions, replication, configs, topic)
-	if err == nil {
-		err = resp.Err
-	}
-	switch {
-	case errors.Is(err, kerr.TopicAlreadyExists):
-		return flow.Transient(fmt.Errorf("kafka: dead-letter topic %s was created by somebody else just now", topic))
-	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
-		return flow.Fatal(fmt.Errorf("kafka: creating dead-letter topic %s: %w; %s may not create it: grant it Create on the topic, or create it yourself",
-			topic, err, d.cfg.principal()))
-	}
-	return d.cfg.explain("creating dead-letter topic "+topic, err)
-}
-
-// limits returns max.message.bytes of the topics. Without the right to see it
-// there is a warning and no number: the check is left to the broker, which
-// refuses what is too large; the flow stops then.
-func (d *DeadLetters) limits(ctx context.Context, c *cluster, topics []string) (map[string]int, error) {
-	if len(topics) == 0 {
-		return nil, nil
-	}
-	configs, err := c.adm.DescribeTopicConfigs(ctx, topics...)
-	if err == nil {
-		for _, rc := range configs {
-			if err == nil && rc.Err != nil {
-				err = rc.Err
-			}
-		}
-	}
-	switch {
-	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
-		d.log.Warn("cannot check that large records fit into the dead-letter topic: the right DescribeConfigs is missing",
-			slog.String("dead_letter_topic", d.cfg.Topic), slog.Any("topics", topics), slog.String("principal", c.conn.principal()))
-		return nil, nil
-	case err != nil:
-		return nil, c.conn.explain("asking for max.message.bytes of "+strings.Join(topics, ", "), err)
-	}
-	out := map[string]int{}
-	for _, rc := range configs {
-		for _, e := range rc.Configs {
-			if n, err := strconv.Atoi(e.MaybeValue()); e.Key == "max.message.bytes" && err == nil {
-				out[rc.Name] = n
-			}
-		}
-	}
-	return out, nil
+	return d.admin.create(ctx, d.cfg.Topic, d.partitions, d.cfg.Replication, d.limit)
 }
 
 // Put implements flow.DeadLetterQueue.

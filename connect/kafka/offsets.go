@@ -149,10 +149,6 @@ func (c *cluster) listOffsets(ctx context.Context, parts []flow.Partition, isola
 	return out, nil
 }
 
-// markPrefix begins what a flow leaves as metadata of the offsets that it
-// commits; its name follows.
-const markPrefix = "penstock:"
-
 // groupOffsets are the offsets that the group has committed. Those of another
 // flow than the one named are a fatal error: the flows would share the
 // partitions, and each would miss what the other reads.
@@ -168,10 +164,8 @@ func (c *cluster) groupOffsets(ctx context.Context, group, flowName string) (map
 			if o.Err != nil {
 				return nil, c.conn.explain(fmt.Sprintf("%s for %s[%d]", doing, t, p), o.Err)
 			}
-			if other, ok := strings.CutPrefix(o.Metadata, markPrefix); ok && flowName != "" && other != flowName {
-				return nil, flow.Fatal(fmt.Errorf("kafka: group %s belongs to flow %s (it has committed offsets of %s[%d]), and this is flow %s: in one group "+
-					"each would get a part of the partitions only; give this flow a group of its own, or, if flow %s is gone for good, delete the group's offsets "+
-					"(kafka-consumer-groups.sh --delete --group %s)", group, other, t, p, flowName, other, group))
+			if m, ok := parseMark(o.Metadata); ok && flowName != "" && m.flow != flowName {
+				return nil, otherFlow(group, flow.Partition{Topic: t, ID: p}, m.flow, flowName)
 			}
 			if o.At >= 0 {
 				out[flow.Partition{Topic: t, ID: p}] = committed{o.At, o.LeaderEpoch}
@@ -179,6 +173,13 @@ func (c *cluster) groupOffsets(ctx context.Context, group, flowName string) (map
 		}
 	}
 	return out, nil
+}
+
+// otherFlow is the error of a group that another flow has committed offsets of p in.
+func otherFlow(group string, p flow.Partition, other, flowName string) error {
+	return flow.Fatal(fmt.Errorf("kafka: group %s belongs to flow %s (it has committed offsets of %s), and this is flow %s: in one group "+
+		"each would get a part of the partitions only; give this flow a group of its own, or, if flow %s is gone for good, delete the group's offsets "+
+		"(kafka-consumer-groups.sh --delete --group %s)", group, other, p, flowName, other, group))
 }
 
 // describe fills in what the engine wants to know of partitions: the ends of

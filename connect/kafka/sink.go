@@ -1,0 +1,154 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/failpoint"
+)
+
+// Sink writes raw records to topics: at least once, durable on all in-sync
+// replicas, those of one source partition in order. It decodes nothing. Keys,
+// values, headers and timestamps (of millisecond precision) are kept.
+type Sink struct {
+	cfg SinkConfig
+	log *slog.Logger
+
+	// Set by Open.
+	setup flow.Setup
+	opts  []kgo.Opt
+	admin *cluster
+	// clusterID is that of the cluster that is written to.
+	clusterID string
+	// implicit says that the cluster adds partitions and groups to a transaction
+	// when they are written (transaction version 2, KIP-890).
+	implicit bool
+	// letters are the partitions of the dead-letter topic.
+	letters int32
+
+	mu      sync.Mutex // guards what follows
+	targets map[string]*target
+	limit   int // the smallest max.message.bytes of the topics written to
+}
+
+var (
+	_ flow.Sink            = (*Sink)(nil)
+	_ flow.DeadLetterStore = (*Sink)(nil)
+)
+
+// NewSink makes a *Sink or, for exactly once, a *TransactionalSink. It connects
+// to nothing.
+func NewSink(cfg SinkConfig) (flow.Sink, error) {
+	connect.Defaults(&cfg)
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Sink{cfg: cfg, log: cfg.logger()}
+	if cfg.Delivery == deliverAtLeastOnce {
+		return s, nil
+	}
+	return &TransactionalSink{Sink: s}, nil
+}
+
+// StoresDeadLetters says whether there is a topic for them.
+func (s *Sink) StoresDeadLetters() bool { return s.cfg.DeadLetterTopic != "" }
+
+// Open implements flow.Sink. It may be called again after an error.
+func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
+	s.free()
+	ctx, cancel := context.WithTimeout(ctx, 2*answerTimeout)
+	defer cancel()
+	s.setup = setup
+	opts, err := s.cfg.options(s.log)
+	if err != nil {
+		return flow.Fatal(err)
+	}
+	// Requests that carry topic ids instead of names from some version on are
+	// made here with names.
+	s.opts = append(opts, kgo.MaxVersions(versions(5)))
+	if s.admin, err = newCluster(&s.cfg.Connection, s.opts); err != nil {
+		return err
+	}
+	return s.lookAtTopics(ctx)
+}
+
+// versions are those of all requests that may be used.
+func versions(txnOffsetCommit int16) *kversion.Versions {
+	v := kversion.Stable()
+	v.SetMaxKeyVersion(int16(kmsg.OffsetCommit), 9)
+	v.SetMaxKeyVersion(int16(kmsg.TxnOffsetCommit), txnOffsetCommit)
+	return v
+}
+
+// Writer implements flow.Sink.
+func (s *Sink) Writer(int) (flow.Writer, error) {
+	if s.admin == nil {
+		return nil, flow.Fatal(errors.New("kafka: the sink is not open"))
+	}
+	return &writer{producer: newProducer(s)}, nil
+}
+
+// Close implements flow.Sink.
+func (s *Sink) Close(context.Context) error {
+	s.free()
+	return nil
+}
+
+func (s *Sink) free() {
+	if s.admin != nil {
+		s.admin.close()
+		s.admin = nil
+	}
+}
+
+// writer writes the batches of one lane, at least once.
+type writer struct{ *producer }
+
+// Write implements flow.Writer. Rows and dead letters are durable when it
+// returns nil.
+func (w *writer) Write(ctx context.Context, b *flow.Batch) error {
+	letters := b.DeadLetters()
+	if b.Rows() == 0 && len(letters) == 0 {
+		return nil
+	}
+	failpoint.Hit("sink.before_begin")
+	large, err := w.prepare(ctx, b, letters)
+	if err != nil {
+		return err
+	}
+	if err := w.connect(large, nil); err != nil {
+		return err
+	}
+	if err := w.produce(ctx, b, letters); err != nil {
+		w.drop()
+		return err
+	}
+	failpoint.Hit("sink.after_commit")
+	return nil
+}
+
+// Close implements flow.Writer.
+func (w *writer) Close() error {
+	w.drop()
+	return nil
+}
+
+// writeError gives what the brokers said of produced records a class and words.
+func (s *Sink) writeError(topic string, err error) error {
+	doing := "writing to topic " + topic
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return flow.Transient(fmt.Errorf("kafka: %s (brokers %s): not acknowledged in time: %w; check that the brokers run, and that enough replicas are in sync (min.insync.replicas)",
+			doing, s.cfg.addresses(), err))
+	}
+	return s.refused(doing, topic, err)
+}

@@ -1,0 +1,362 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/penstockdev/penstock/flow"
+)
+
+const (
+	// settleTime is how long a predecessor's transaction may take to end by itself.
+	settleTime = 300 * time.Millisecond
+	// readTime bounds how long Read waits for transactions that are open.
+	readTime = 3 * time.Second
+)
+
+// nobody is the membership under which offsets are committed while the group
+// has no members.
+var nobody = flow.Member{Generation: -1}
+
+// kept returns what the group keeps. With stable, partitions whose offset a
+// transaction that is not ended may move are returned apart.
+func (s *TransactionalSink) kept(ctx context.Context, stable bool) (map[flow.Partition]kept, map[flow.Partition]bool, error) {
+	doing := "asking for the offsets of group " + s.group
+	ask := ctx
+	if stable {
+		ask = kadm.RequireStable(ctx)
+	}
+	resp, err := s.admin.adm.FetchOffsets(ask, s.group)
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+		return nil, nil, s.cfg.explain(doing, err)
+	}
+	out, unstable := map[flow.Partition]kept{}, map[flow.Partition]bool{}
+	for t, ps := range resp {
+		for id, o := range ps {
+			p := flow.Partition{Topic: t, ID: id}
+			switch {
+			case errors.Is(o.Err, kerr.UnstableOffsetCommit):
+				unstable[p] = true
+			case o.Err != nil:
+				return nil, nil, s.cfg.explain(fmt.Sprintf("%s for %s", doing, p), o.Err)
+			case o.At >= 0:
+				k := kept{Checkpoint: flow.Checkpoint{Position: flow.Position{Partition: p, Offset: o.At, LeaderEpoch: o.LeaderEpoch}}}
+				if m, ok := parseMark(o.Metadata); ok {
+					k.mark, k.marked = m, m.source != ""
+					k.Owner, k.TopicID = m.owner, m.topicID
+				}
+				out[p] = k
+			}
+		}
+	}
+	return out, unstable, nil
+}
+
+// commit commits offsets outside of a transaction: positions, each with its
+// owner. What the coordinator said is returned as it is.
+func (s *TransactionalSink) commit(ctx context.Context, m flow.Member, writer string, checkpoints []flow.Checkpoint) error {
+	req := kmsg.NewPtrOffsetCommitRequest()
+	req.Group, req.MemberID, req.Generation = s.group, m.ID, m.Generation
+	if m.InstanceID != "" {
+		req.InstanceID = &m.InstanceID
+	}
+	index := map[string]int{}
+	for i := range checkpoints {
+		c := &checkpoints[i]
+		k, ok := index[c.Topic]
+		if !ok {
+			k = len(req.Topics)
+			index[c.Topic] = k
+			t := kmsg.NewOffsetCommitRequestTopic()
+			t.Topic = c.Topic
+			req.Topics = append(req.Topics, t)
+		}
+		p := kmsg.NewOffsetCommitRequestTopicPartition()
+		p.Partition, p.Offset, p.LeaderEpoch = c.ID, c.Offset, c.LeaderEpoch
+		p.Metadata = s.metadata(c.Owner, c.TopicID, writer)
+		req.Topics[k].Partitions = append(req.Topics[k].Partitions, p)
+	}
+	resp, err := req.RequestWith(ctx, s.admin.cl)
+	if err != nil {
+		return err
+	}
+	for i := range resp.Topics {
+		for _, p := range resp.Topics[i].Partitions {
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				return fmt.Errorf("%s[%d]: %w", resp.Topics[i].Topic, p.Partition, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *TransactionalSink) metadata(owner int64, topicID, writer string) *string {
+	m := mark{flow: s.setup.Flow, owner: owner, writer: writer, topicID: topicID, source: s.source, target: s.target}
+	text := m.String()
+	return &text
+}
+
+// Init implements flow.Checkpointer. Offsets that the group has already are
+// where the flow goes on, as without transactions.
+func (s *TransactionalSink) Init(ctx context.Context, starts func(context.Context) ([]flow.Position, error)) error {
+	stored, _, err := s.kept(ctx, false)
+	if err != nil {
+		return err
+	}
+	known := false
+	for p, k := range stored {
+		if k.flow != "" && k.flow != s.setup.Flow {
+			return otherFlow(s.group, p, k.flow, s.setup.Flow)
+		}
+		if !k.marked {
+			continue
+		}
+		known = true
+		what := ""
+		switch {
+		case k.source != s.source:
+			what = "the source was another (now: " + s.setup.Source + ")"
+		case k.mark.target != s.target:
+			what = "they were written to another topic (now: " + s.cfg.Topic + ")"
+		}
+		if what != "" {
+			return flow.Fatal(fmt.Errorf("kafka: flow %s exists and its positions, the offsets of group %s, mean something else: %s; give the flow another name and group, "+
+				"restore the configuration, or delete the group's offsets (kafka-consumer-groups.sh --delete --group %s) to start anew", s.setup.Flow, s.group, what, s.group))
+		}
+	}
+	if known {
+		return nil
+	}
+	positions, err := starts(ctx)
+	if err != nil {
+		return err
+	}
+	first := make([]flow.Checkpoint, len(positions))
+	for i, p := range positions {
+		first[i].Position = p
+		if k, ok := stored[p.Partition]; ok {
+			first[i].Offset, first[i].LeaderEpoch = k.Offset, k.LeaderEpoch
+		}
+	}
+	if len(first) == 0 {
+		return nil
+	}
+	// While the group has members nobody else may commit: of processes that
+	// start together the last one's starts count, before anybody has joined.
+	err = s.commit(ctx, nobody, "", first)
+	if membership(err) {
+		return flow.Transient(fmt.Errorf("kafka: the first positions of flow %s cannot be set while group %s has members (%w): waiting until they have left, or have set them",
+			s.setup.Flow, s.group, err))
+	}
+	return s.cfg.explain("committing the first offsets of group "+s.group, err)
+}
+
+// Insert implements flow.Checkpointer. A process that is not a member of the
+// group yet cannot commit while others are; it will when it claims the partitions.
+func (s *TransactionalSink) Insert(ctx context.Context, positions []flow.Position) error {
+	for {
+		stored, _, err := s.kept(ctx, false)
+		if err != nil {
+			return err
+		}
+		var fresh []flow.Checkpoint
+		for _, p := range positions {
+			if _, ok := stored[p.Partition]; !ok {
+				fresh = append(fresh, flow.Checkpoint{Position: p})
+			}
+		}
+		if len(fresh) == 0 {
+			return nil
+		}
+		m, err := s.setup.Member(nil)
+		joined := err == nil && m.ID != ""
+		if !joined {
+			m = nobody
+		}
+		err = s.commit(ctx, m, "", fresh)
+		switch {
+		case !membership(err):
+			return s.cfg.explain("committing offsets of new partitions", err)
+		case !joined:
+			return nil
+		case !pause(ctx):
+			return ctx.Err()
+		}
+	}
+}
+
+// Claim implements flow.Checkpointer.
+func (s *TransactionalSink) Claim(ctx context.Context, lane int, ps []flow.Partition) ([]flow.Checkpoint, error) {
+	doing := "taking over partitions of group " + s.group
+	var open time.Time // since when transactions of predecessors are waited for
+	for {
+		stored, unstable, err := s.kept(ctx, true)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(ps, func(p flow.Partition) bool { return unstable[p] }) {
+			switch {
+			case open.IsZero():
+				open = time.Now()
+			case time.Since(open) > settleTime:
+				if err := s.fencePredecessors(ctx, ps, unstable); err != nil {
+					return nil, err
+				}
+				open = time.Time{}
+			}
+			if !pause(ctx) {
+				return nil, ctx.Err()
+			}
+			continue
+		}
+		out := make([]flow.Checkpoint, len(ps))
+		var mine []flow.Checkpoint
+		for i, p := range ps {
+			k, ok := stored[p]
+			if !ok {
+				out[i] = flow.Checkpoint{Position: flow.Position{Partition: p, Offset: -1, LeaderEpoch: -1}}
+				continue
+			}
+			out[i] = k.Checkpoint
+			out[i].Owner++
+			mine = append(mine, out[i])
+		}
+		if len(mine) == 0 {
+			return out, nil
+		}
+		m, err := s.setup.Member(nil)
+		if err == nil {
+			err = s.commit(ctx, m, s.transactionalID(lane), mine)
+			if err == nil {
+				s.hold(mine)
+				return out, nil
+			}
+			if !membership(err) {
+				return nil, s.cfg.explain(doing, err)
+			}
+		}
+		// A rebalance is under way: the next generation is known soon, or the
+		// assignment has ended.
+		if !pause(ctx) {
+			return nil, flow.Transient(fmt.Errorf("kafka: %s: %w", doing, err))
+		}
+	}
+}
+
+func (s *TransactionalSink) hold(claimed []flow.Checkpoint) {
+	s.held.Lock()
+	defer s.held.Unlock()
+	for i := range claimed {
+		c := &claimed[i]
+		s.held.parts[c.Partition] = holding{owner: c.Owner, offset: c.Offset, topicID: c.TopicID}
+	}
+}
+
+// fencePredecessors ends the transactions that keep the offsets unstable. The
+// lanes whose they are notice, if they are alive, and go on with what they own.
+func (s *TransactionalSink) fencePredecessors(ctx context.Context, ps []flow.Partition, unstable map[flow.Partition]bool) error {
+	stored, _, err := s.kept(ctx, false)
+	if err != nil {
+		return err
+	}
+	done := map[string]bool{}
+	for _, p := range ps {
+		id := stored[p].writer
+		if !unstable[p] || id == "" || done[id] {
+			continue
+		}
+		done[id] = true
+		s.log.Warn("removing a predecessor whose transaction is open", "flow", s.setup.Flow, "partition", p.String(), "transactional_id", id)
+		if err := s.fence(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fence aborts the transaction of a transactional id, and fences its producer.
+func (s *TransactionalSink) fence(ctx context.Context, id string) error {
+	req := kmsg.NewPtrInitProducerIDRequest()
+	req.TransactionalID = &id
+	req.TransactionTimeoutMillis = int32(s.cfg.TransactionTimeout.Milliseconds()) //nolint:gosec // Validate bounds it
+	for {
+		resp, err := req.RequestWith(ctx, s.admin.cl)
+		if err == nil {
+			err = kerr.ErrorForCode(resp.ErrorCode)
+		}
+		if !errors.Is(err, kerr.ConcurrentTransactions) {
+			return s.refused("ending the transaction of "+id, "", err)
+		}
+		if !pause(ctx) {
+			return ctx.Err()
+		}
+	}
+}
+
+// Read implements flow.Checkpointer.
+func (s *TransactionalSink) Read(ctx context.Context, ps []flow.Partition) ([]flow.Checkpoint, error) {
+	for start := time.Now(); ; {
+		stored, unstable, err := s.kept(ctx, true)
+		if err != nil {
+			return nil, err
+		}
+		if i := slices.IndexFunc(ps, func(p flow.Partition) bool { return unstable[p] }); i >= 0 {
+			if time.Since(start) > readTime || !pause(ctx) {
+				return nil, flow.Transient(fmt.Errorf("kafka: a transaction that is not ended yet holds the offset of %s in group %s", ps[i], s.group))
+			}
+			continue
+		}
+		out := make([]flow.Checkpoint, len(ps))
+		s.held.Lock()
+		defer s.held.Unlock()
+		for i, p := range ps {
+			k, ok := stored[p]
+			if !ok {
+				out[i] = flow.Checkpoint{Position: flow.Position{Partition: p, Offset: -1, LeaderEpoch: -1}}
+				continue
+			}
+			out[i] = k.Checkpoint
+			if h, ok := s.held.parts[p]; ok && h.owner == k.Owner {
+				h.offset = k.Offset // the lane goes on from here
+				s.held.parts[p] = h
+			}
+		}
+		return out, nil
+	}
+}
+
+// Topics implements flow.Checkpointer.
+func (s *TransactionalSink) Topics(ctx context.Context) (map[string]int32, error) {
+	stored, unstable, err := s.kept(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	topics := map[string]int32{}
+	for p := range stored {
+		topics[p.Topic]++
+	}
+	for p := range unstable {
+		topics[p.Topic]++
+	}
+	return topics, nil
+}
+
+// membership says that a commit was refused because the group has other members,
+// or another generation, by now.
+func membership(err error) bool {
+	for _, e := range []error{
+		kerr.IllegalGeneration, kerr.RebalanceInProgress, kerr.UnknownMemberID, kerr.StaleMemberEpoch, kerr.FencedMemberEpoch,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
