@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"time"
@@ -34,7 +35,7 @@ func run(seed uint64, b bug, trace io.Writer) outcome {
 	}
 	w.end()
 	w.stats.Steps, w.stats.Virtual = w.steps, time.Since(w.began)
-	return outcome{w.violation, w.sum(), w.recent, w.stats}
+	return outcome{w.violation, w.hash.Sum64(), w.recent, w.stats}
 }
 
 // event is something that can happen next.
@@ -50,6 +51,7 @@ func (w *world) step(events []event) bool {
 		total += e.weight
 	}
 	n := w.rng.IntN(total)
+	fmt.Fprintf(w.hash, "%d of %d\n", n, total)
 	w.steps++
 	for _, e := range events {
 		if n -= e.weight; n < 0 {
@@ -71,28 +73,28 @@ func (w *world) chaos() []event {
 		switch {
 		case c.proc.frozen:
 		case c.ctx.Err() != nil || c.ready == nil || c.ready():
-			may(12, func() { w.perform(c) })
+			may(60, func() { w.perform(c) })
 		default:
 			may(1, func() { w.refuse(c, "timed out") })
 		}
 	}
-	may(6, w.tick)
-	may(6, w.produce)
+	may(20, w.tick)
+	may(12, w.produce)
 	may(1, w.compact)
 	for _, x := range w.table.open {
 		if x.abandoned {
-			may(3, func() { w.notice(x) })
+			may(10, func() { w.notice(x) })
 		}
 	}
 	if !w.plan.atLeastOnce && w.table.restorable() {
-		may(1, w.table.restore)
+		may(2, w.table.restore)
 	}
 	if len(w.ledgers) < 8 {
 		may(1, w.grow)
 	}
 	alive := w.alive()
 	if len(alive) < w.plan.processes {
-		may(4, w.spawn)
+		may(10, w.spawn)
 	}
 	for _, p := range alive {
 		w.mayHappen(p, may)
@@ -108,12 +110,12 @@ func (w *world) mayHappen(p *process, may func(int, func())) {
 		may(1, func() { w.stop(p) })
 	}
 	if p.frozen {
-		may(3, func() {
+		may(8, func() {
 			w.say("%s wakes up", p)
 			p.frozen = false
 		})
 	} else {
-		may(1, func() {
+		may(3, func() {
 			w.say("%s freezes", p)
 			p.frozen = true
 		})
@@ -121,7 +123,7 @@ func (w *world) mayHappen(p *process, may func(int, func())) {
 	if s.joined && !s.evicted && !s.leaving {
 		weight := 1
 		if p.frozen {
-			weight = 6
+			weight = 12
 		}
 		may(weight, func() {
 			w.say("%s is evicted", p)
@@ -131,7 +133,7 @@ func (w *world) mayHappen(p *process, may func(int, func())) {
 		})
 	}
 	if s.order != nil && s.order.infos != nil && s.order.ctx.Err() == nil {
-		may(1, func() {
+		may(4, func() {
 			w.say("the assignment of %s ends before it was taken over", p)
 			s.order.cancel()
 		})
@@ -142,13 +144,13 @@ func (w *world) mayHappen(p *process, may func(int, func())) {
 	held := s.held()
 	switch free := w.group.free(w); {
 	case s.evicted:
-		may(2, func() { w.tellEvicted(p) })
+		may(6, func() { w.tellEvicted(p) })
 	default:
 		if len(held) > 0 {
-			may(2, func() { w.group.revoke(w, p, w.some(held), false) })
+			may(4, func() { w.group.revoke(w, p, w.some(held), false) })
 		}
 		if len(free) > 0 {
-			may(10, func() { w.group.assign(w, p, w.some(free)) })
+			may(40, func() { w.group.assign(w, p, w.some(free)) })
 		}
 	}
 }

@@ -125,7 +125,11 @@ func TestSchedules(t *testing.T) {
 
 // TestReplay: a seed makes the same schedule each time.
 func TestReplay(t *testing.T) {
-	each(t, 1<<32, 300, time.Time{}, func(t *testing.T, seed uint64) bool {
+	n := uint64(300)
+	if *schedules > 0 {
+		n = uint64(*schedules)
+	}
+	each(t, 1<<32, n, time.Time{}, func(t *testing.T, seed uint64) bool {
 		one, two := simulate(t, seed, bug{}, nil), simulate(t, seed, bug{}, nil)
 		if one.hash != two.hash {
 			t.Errorf("seed %d: two runs differ:\n%s\n%s", seed, strings.Join(one.recent, ""), strings.Join(two.recent, ""))

@@ -280,8 +280,12 @@ func (w *world) rows(b *flow.Batch) ([]row, error) {
 	var rows []row
 	k, last := 0, int64(-1)
 	for i := b.Next(0); i >= 0; i = b.Next(i + 1) {
-		for i < b.Parts[k].First || i >= b.Parts[k].End {
+		for k < len(b.Parts) && (i < b.Parts[k].First || i >= b.Parts[k].End) {
 			k, last = k+1, -1
+		}
+		if k == len(b.Parts) {
+			w.violate("row %d of a batch belongs to none of its parts: %s", i, describe(b.Parts))
+			break
 		}
 		r := row{b.Parts[k].ID, b.Records[i].Offset}
 		if got := string(b.Records[i].Value); got != value(r) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/fnv"
 	"io"
 	"log/slog"
@@ -45,9 +46,8 @@ type world struct {
 	pending []*call
 	retries int // waits before another attempt since the world was last quiet
 
-	trace     io.Writer // nil: nobody reads along
-	hash      interface{ Write([]byte) (int, error) }
-	sum       func() uint64
+	trace     io.Writer   // nil: nobody reads along
+	hash      hash.Hash64 // of the trace
 	recent    []string
 	line      []byte
 	steps     int
@@ -124,13 +124,12 @@ const retryWait = time.Nanosecond
 
 func newWorld(seed uint64, b bug, trace io.Writer) *world {
 	rng := rand.New(rand.NewPCG(seed, 0x51_3)) //nolint:gosec // a schedule, not a secret
-	h := fnv.New64a()
 	w := &world{
 		seed: seed, rng: rng, plan: newPlan(rng), bug: b, faults: true, log: flowtest.NewLog(),
-		hash: h, sum: h.Sum64, trace: trace, began: time.Now(),
+		hash: fnv.New64a(), trace: trace, began: time.Now(),
 	}
-	if b.atLeastOnce != nil {
-		w.plan.atLeastOnce = *b.atLeastOnce
+	if b.only != 0 {
+		w.plan.atLeastOnce = b.only == atLeastOnce
 	}
 	w.log.Create(topic, w.plan.partitions)
 	w.inner = w.log.Source(flowtest.LogOptions{Topics: []string{topic}, Group: group})
@@ -241,12 +240,13 @@ func (w *world) sleep(d time.Duration) {
 	time.Sleep(d) //nolint:forbidigo // virtual: it lets the bubble's clock move
 }
 
-// interrupt ends reads and seeks whose context has ended: the engine only
-// wants to look at something else. When it does that may depend on the order of
-// its goroutines, but not what comes of it.
+// interrupt ends calls of the reader and of the committer whose context has
+// ended: the engine only wants to look at something else, or somebody else of it
+// makes the same call. When it does that may depend on the order of its
+// goroutines, but not what comes of it.
 func (w *world) interrupt() bool {
 	for _, c := range w.pending {
-		if (c.kind == read || c.kind == seek) && c.ctx.Err() != nil {
+		if (c.kind == read || c.kind == seek || c.kind == commitGroup) && c.ctx.Err() != nil {
 			if c.fail != nil {
 				c.fail(false)
 			}
