@@ -89,6 +89,11 @@ type BatchLimits struct {
 	Wait time.Duration
 	// Timeout bounds one attempt to write a batch; default 30 s.
 	Timeout time.Duration
+	// Adaptive makes Records, Wait and what the source fetches at a time follow
+	// the measured cost of a write, lag and fetch rate. A flow that keeps up waits as little
+	// as the target allows, at most Wait; one that lags writes as many records
+	// at once as pay, from 500 to 10 × Records.
+	Adaptive bool
 }
 
 // Retry bounds the waits between attempts: exponential, with full jitter.

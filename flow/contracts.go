@@ -79,6 +79,15 @@ type Pauser interface {
 	Resume(ps []Partition)
 }
 
+// FetchSizer is a source that can be told, while it runs, how much to ask for
+// at a time.
+type FetchSizer interface {
+	// FetchSize is what it was configured with, in bytes.
+	FetchSize() int
+	// SetFetchSize holds from the next fetch on. Never called during Read.
+	SetFetchSize(bytes int)
+}
+
 // Seeker is a source whose assigned partitions can be set to another position.
 // Never called during Read. When it returns, nothing from before the new
 // positions will be delivered any more.

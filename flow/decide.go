@@ -29,18 +29,34 @@ type batchState struct {
 // that is behind will fill the batch soon.
 const lagPatience = 20
 
+// limits are what a lane cuts by now.
+type limits struct {
+	records int
+	bytes   int64
+	// linger is how old the first record of a batch that is not full may grow
+	// while the writer is idle, lagLinger the same while the flow lags.
+	linger, lagLinger time.Duration
+}
+
+func (l *BatchLimits) limits() limits {
+	return limits{records: l.Records, bytes: l.Bytes, linger: l.Wait, lagLinger: lagPatience * l.Wait}
+}
+
+// full says that no more records are to be waited for.
+func (l *limits) full(s batchState) bool { return s.records >= l.records || s.bytes >= l.bytes }
+
 // ready says whether to cut a batch now and, if not, after what time to ask
 // again (0: only when something changes).
-func (l BatchLimits) ready(s batchState) (bool, time.Duration) {
+func (l *limits) ready(s batchState) (bool, time.Duration) {
 	switch {
-	case s.records >= l.Records, s.bytes >= l.Bytes, s.full && s.records > 0, s.draining:
+	case l.full(s), s.full && s.records > 0, s.draining:
 		return true, 0
 	case !s.writerIdle:
 		return false, 0 // collects until the writer asks
 	}
-	patience := l.Wait
+	patience := l.linger
 	if s.lagging {
-		patience *= lagPatience
+		patience = l.lagLinger
 	}
 	if s.waited >= patience {
 		return true, 0

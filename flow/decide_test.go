@@ -11,7 +11,7 @@ import (
 )
 
 func TestBatchIsCutByCountBytesOrTime(t *testing.T) {
-	l := BatchLimits{Records: 100, Bytes: 1000, Wait: 10 * time.Millisecond}
+	at := (&BatchLimits{Records: 100, Bytes: 1000, Wait: 10 * time.Millisecond}).limits()
 	for name, c := range map[string]struct {
 		s     batchState
 		ready bool
@@ -28,7 +28,7 @@ func TestBatchIsCutByCountBytesOrTime(t *testing.T) {
 		"lagging: waited enough":     {batchState{records: 50, writerIdle: true, lagging: true, waited: 200 * time.Millisecond}, true, 0},
 		"a position alone":           {batchState{records: 0, writerIdle: true, waited: 10 * time.Millisecond}, true, 0},
 	} {
-		ready, again := l.ready(c.s)
+		ready, again := at.ready(c.s)
 		if ready != c.ready || again != c.again {
 			t.Errorf("%s: ready %v, again in %s; want %v, %s", name, ready, again, c.ready, c.again)
 		}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/penstockdev/penstock/internal/adapt"
 )
 
 // Flow is a running, or not yet running, flow.
@@ -38,6 +40,13 @@ type Flow struct {
 	}
 
 	room chan struct{} // wakes the reader
+	// reading belongs to the reader: what Deliver has taken since the last Read,
+	// and, for a source whose fetches are steered, by what.
+	reading struct {
+		records, bytes int64
+		sizer          FetchSizer
+		control        *adapt.Reader
+	}
 
 	mu       sync.Mutex // guards what follows; before any lane.mu
 	parts    map[Partition]*partition
@@ -163,6 +172,10 @@ func (f *Flow) start(ctx context.Context) error {
 	share := f.cfg.Buffer / int64(f.cfg.Lanes)
 	f.roomBelow, f.pauseAbove = max(1, share*2/3), max(1, share)
 	f.committer = newCommitter(f)
+	if sizer, ok := f.cfg.Source.(FetchSizer); ok && f.cfg.Batch.Adaptive {
+		f.reading.sizer = sizer
+		f.reading.control = adapt.NewReader(adapt.FetchLimits{Min: sizer.FetchSize() / 4, First: sizer.FetchSize(), Max: 4 * sizer.FetchSize()})
+	}
 	f.mu.Lock()
 	for n := range f.cfg.Lanes {
 		w, err := f.cfg.Sink.Writer(n)

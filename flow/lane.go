@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/penstockdev/penstock/internal/adapt"
 )
 
 // partition is one partition that this process owns, from Assigned to Revoked.
@@ -68,11 +70,15 @@ type lane struct {
 	writer     Writer
 	transforms [][]Transform // by route
 
+	// control steers limits; nil where they are fixed. Used by write alone.
+	control *adapt.Lane
+
 	wake chan struct{} // tells prepare that something changed
 	out  chan *laneBatch
 	free chan *laneBatch
 
 	mu       sync.Mutex // guards what follows
+	limits   limits
 	parts    []*partition
 	turn     int // where the next cut begins, for fairness between partitions
 	records  int
@@ -88,6 +94,8 @@ type lane struct {
 	gen int
 	// finished is closed and replaced whenever a batch is finished.
 	finished chan struct{}
+	// idleSince is when the last batch was finished.
+	idleSince time.Time
 }
 
 type laneBatch struct {
@@ -99,18 +107,37 @@ type laneBatch struct {
 	columns []*Columns
 	// decode is how long the transforms took.
 	decode time.Duration
+	// starved is how long the idle writer had nothing queued before the batch's
+	// first record came. short says that the batch was cut because the lane had no room.
+	starved time.Duration
+	short   bool
+	// records is how many were cut, and write how long it took to write them, if
+	// that was done at the first attempt.
+	records int
+	write   time.Duration
 }
 
 func newLane(f *Flow, n int, w Writer, ts [][]Transform) *lane {
 	l := &lane{
 		f: f, n: n, writer: w, transforms: ts,
 		wake: make(chan struct{}, 1), out: make(chan *laneBatch), free: make(chan *laneBatch, 2),
-		finished: make(chan struct{}),
+		finished: make(chan struct{}), limits: f.cfg.Batch.limits(),
+	}
+	if c := &f.cfg.Batch; c.Adaptive {
+		l.control = adapt.NewLane(adapt.Limits{FirstRecords: c.Records, MaxRecords: 10 * c.Records, MaxLinger: c.Wait, MaxLagLinger: lagPatience * c.Wait})
+		l.follow(l.control.Settings())
 	}
 	for range cap(l.free) {
 		l.free <- &laneBatch{columns: make([]*Columns, len(ts))}
 	}
 	return l
+}
+
+// follow takes over what the controller has chosen. Bytes stay bounded as configured.
+func (l *lane) follow(s adapt.Settings) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.limits.records, l.limits.linger, l.limits.lagLinger = s.Records, s.Linger, s.LagLinger
 }
 
 func (l *lane) poke() {
@@ -141,6 +168,8 @@ func (l *lane) deliver(p *partition, f Fetch) {
 	p.queue = append(p.queue, c)
 	l.records += len(recs)
 	l.bytes += c.bytes
+	l.f.reading.records += int64(len(recs))
+	l.f.reading.bytes += c.bytes
 	l.poke()
 }
 
@@ -237,8 +266,10 @@ func (l *lane) cutWhenReady(ctx context.Context, b *laneBatch, timer *time.Timer
 	var again time.Duration
 	if l.hasQueue() {
 		var ready bool
-		if ready, again = l.f.cfg.Batch.ready(l.state(time.Now())); ready {
+		s := l.state(time.Now())
+		if ready, again = l.limits.ready(s); ready {
 			l.cut(b)
+			b.short = !l.limits.full(s) && s.full
 			l.mu.Unlock()
 			return true
 		}
@@ -274,7 +305,7 @@ func (l *lane) state(now time.Time) batchState {
 			lag += max(0, p.end-p.expect)
 		}
 	}
-	s.lagging = lag > int64(l.f.cfg.Batch.Records)
+	s.lagging = lag > int64(l.limits.records)
 	return s
 }
 
@@ -284,7 +315,10 @@ func (l *lane) cut(b *laneBatch) {
 	b.Route = l.nextRoute()
 	b.Columns = b.columns[b.Route]
 	b.Records, b.Parts, b.parts, b.bytes, b.gen = b.Records[:0], b.Parts[:0], b.parts[:0], 0, l.gen
-	limits := l.f.cfg.Batch
+	b.starved = 0
+	if l.unfinished == 0 && !l.idleSince.IsZero() {
+		b.starved = max(0, l.first().queue[0].arrived.Sub(l.idleSince))
+	}
 	n := 0
 	for _, p := range l.parts {
 		if len(p.queue) > 0 && p.route == b.Route {
@@ -297,8 +331,8 @@ func (l *lane) cut(b *laneBatch) {
 		if len(p.queue) == 0 || p.route != b.Route {
 			continue
 		}
-		quota := (limits.Records - len(b.Records) + n - 1) / n
-		quotaBytes := (limits.Bytes - b.bytes + int64(n) - 1) / int64(n)
+		quota := (l.limits.records - len(b.Records) + n - 1) / n
+		quotaBytes := (l.limits.bytes - b.bytes + int64(n) - 1) / int64(n)
 		n--
 		l.take(b, p, quota, quotaBytes)
 	}
@@ -320,13 +354,18 @@ func (l *lane) nextRoute() int {
 	if len(l.transforms) == 1 {
 		return 0
 	}
-	var oldest *partition
+	return l.first().route
+}
+
+// first is the partition whose queue begins with what has waited longest. The
+// caller holds l.mu, and something is queued.
+func (l *lane) first() (first *partition) {
 	for _, p := range l.parts {
-		if len(p.queue) > 0 && (oldest == nil || p.queue[0].arrived.Before(oldest.queue[0].arrived)) {
-			oldest = p
+		if len(p.queue) > 0 && (first == nil || p.queue[0].arrived.Before(first.queue[0].arrived)) {
+			first = p
 		}
 	}
-	return oldest.route
+	return first
 }
 
 // take moves up to quota records, and positions, of p into b. At least one
@@ -393,6 +432,7 @@ func (l *lane) finish(b *laneBatch) {
 	}
 	l.inflight -= b.bytes
 	l.unfinished--
+	l.idleSince = time.Now()
 	close(l.finished)
 	l.finished = make(chan struct{})
 	l.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/penstockdev/penstock/internal/adapt"
 	"github.com/penstockdev/penstock/internal/failpoint"
 )
 
@@ -14,9 +15,11 @@ import (
 func (f *Flow) readLoop(ctx context.Context) {
 	attempt, unknown := 0, 0
 	for ctx.Err() == nil {
+		held := time.Now()
 		if !f.awaitRoom(ctx) {
 			return
 		}
+		began := time.Now()
 		reading, stop := context.WithCancel(ctx)
 		if !f.applySeeks(reading, stop) {
 			stop()
@@ -34,6 +37,7 @@ func (f *Flow) readLoop(ctx context.Context) {
 		if err == nil {
 			attempt, unknown = 0, 0
 			f.clearRetry(nil)
+			f.sizeFetch(began.Sub(held), time.Since(began))
 			continue
 		}
 		var lost *PositionLostError
@@ -61,6 +65,34 @@ func (f *Flow) readLoop(ctx context.Context) {
 		// The next Read may wait for long because there is nothing to read.
 		f.waited(nil)
 	}
+}
+
+// sizeFetch tells the source how much to ask for from now on, after a Read that
+// took so long, and was held up by full lanes before.
+func (f *Flow) sizeFetch(heldUp, took time.Duration) {
+	r := &f.reading
+	if r.control != nil && r.records > 0 {
+		was := r.control.Bytes()
+		size := r.control.Observe(adapt.ReadSample{Read: took, Full: heldUp, Bytes: r.bytes, Behind: f.unread() >= r.records})
+		if size != was {
+			r.sizer.SetFetchSize(size)
+		}
+	}
+	r.records, r.bytes = 0, 0
+}
+
+// unread is how many offsets the log is known to hold beyond what was delivered.
+func (f *Flow) unread() (n int64) {
+	for _, l := range f.lanes {
+		l.mu.Lock()
+		for _, p := range l.parts {
+			if !p.gone {
+				n += max(0, p.end-p.expect)
+			}
+		}
+		l.mu.Unlock()
+	}
+	return n
 }
 
 // awaitRoom waits until some lane takes more. Partitions of lanes that do not are

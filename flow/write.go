@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/penstockdev/penstock/internal/adapt"
 )
 
 // idleCheck is how often a lane without work compares its positions with the
@@ -44,6 +46,9 @@ func (l *lane) write(ctx context.Context) {
 			continue
 		}
 		err := l.writeBatch(ctx, b)
+		if err == nil && l.control != nil {
+			l.follow(l.control.Observe(adapt.Sample{Records: b.records, Starved: b.starved, Write: b.write, Full: b.short}))
+		}
 		var lost *FencedError
 		switch {
 		case err == nil:
@@ -86,6 +91,7 @@ func (l *lane) writeBatch(ctx context.Context, b *laneBatch) error {
 	attempt, unknown := 0, 0
 	start := time.Now()
 	stored := false // the rows are, and only BeforeCommit is to be done
+	b.records, b.write = b.Len(), 0
 	for len(b.Parts) > 0 {
 		// A Checkpointer fences what is lost; for others we have to.
 		if l.f.checkpoints == nil && l.anyLost(b) {
@@ -95,7 +101,11 @@ func (l *lane) writeBatch(ctx context.Context, b *laneBatch) error {
 		late, err := l.attempt(ctx, view, &stored)
 		if err == nil {
 			stored = false
-			l.written(b, view, time.Since(start))
+			took := time.Since(start)
+			if attempt == 0 && view.Len() == b.records {
+				b.write = took
+			}
+			l.written(b, view, took)
 			b.advance(iso.limit)
 			iso.written()
 			attempt, unknown = 0, 0

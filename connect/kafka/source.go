@@ -49,6 +49,7 @@ var (
 	_ flow.Pauser      = (*Source)(nil)
 	_ flow.Seeker      = (*Source)(nil)
 	_ flow.GroupMember = (*Source)(nil)
+	_ flow.FetchSizer  = (*Source)(nil)
 )
 
 // partition is one that this process owns.
@@ -362,4 +363,18 @@ func byTopic(ps []flow.Partition) map[string][]int32 {
 		m[p.Topic] = append(m[p.Topic], p.ID)
 	}
 	return m
+}
+
+// FetchSize implements flow.FetchSizer.
+func (s *Source) FetchSize() int { return int(s.cfg.Fetch.MaxBytes) }
+
+// SetFetchSize implements flow.FetchSizer: what one partition may fill stays
+// the same part of it.
+func (s *Source) SetFetchSize(bytes int) {
+	f := &s.cfg.Fetch
+	bytes = min(bytes, int(f.ResponseLimit/2))
+	part := int64(f.PartitionBytes) * int64(bytes) / int64(f.MaxBytes)
+	if cl := s.client(); cl != nil {
+		cl.UpdateFetchMaxBytes(int32(bytes), int32(max(1, part))) //nolint:gosec // below the response limit, which Validate bounds
+	}
 }
