@@ -114,7 +114,7 @@ func (s *isolation) written() {
 // late: the attempt on the rows up to limit did not end in time.
 func (s *isolation) late() {
 	s.most = max(1, (s.limit-s.done)/2)
-	s.limit = s.done + s.most
+	s.limit = min(s.end, s.done+s.most) // a batch of positions alone has no rows
 }
 
 // refused: the attempt on the rows up to limit failed for the data. rows are

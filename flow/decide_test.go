@@ -182,3 +182,11 @@ func TestIsolationMakesPiecesThatEndInTime(t *testing.T) {
 		}
 	}
 }
+
+func TestABatchOfPositionsAloneStaysEmptyWhenItIsLate(t *testing.T) {
+	iso := newIsolation(0, 0)
+	iso.late()
+	if iso.limit != 0 {
+		t.Errorf("tries %d rows of a batch that has none", iso.limit)
+	}
+}
