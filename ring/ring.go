@@ -16,41 +16,46 @@ const MaxCapacity = 1 << 30
 var ErrClosed = errors.New("ring: closed")
 
 // Ring is a bounded first-in-first-out queue with one consumer, and one
-// producer (NewSPSC) or any number of them (NewMPSC): Drain and TryDrain must
-// not overlap, nor may, with one producer, Push and TryPush. Close, Len and Cap
-// may be called from anywhere. Nothing allocates after the constructor.
+// producer (NewSPSC) or any number of them (NewMPSC). Calls of Drain and TryDrain
+// must not overlap, nor must, with one producer, those of Push and TryPush. Close,
+// Len and Cap may be called at any time from anywhere. Nothing allocates after the
+// constructor, and the ring keeps no reference to what was drained.
 //
 // How it works:
 //
 //  1. Positions count elements from 0 and never repeat: with 63 bits a ring that
-//     moves 10^9 elements a second lasts for 292 years. The element at position p lies in
-//     values[p&mask]. head is the position of the next element to drain, tail that
-//     of the next one to push; tail - head never exceeds the capacity.
+//     moves 10^9 elements a second lasts for 292 years. The element at position p
+//     lies in values[p&mask]. head is the position of the next element to drain,
+//     tail that of the next one to push; tail - head never exceeds the capacity.
 //  2. A producer reserves a run of positions, copies its elements there and
 //     publishes the run as a whole: a batch costs as many atomic writes as a
 //     single element.
 //  3. With one producer, moving tail is the publication. Several reserve by
 //     moving tail and publish by writing the run's end into ends, at the run's
-//     first slot. An end is also the slot's version: what an earlier round left there is
-//     at most p, a published run that begins at p ends above p. So a slot
-//     is never mistaken for one of another round (ABA), and the consumer walks from
-//     run to run without a count.
+//     first slot. An end is also the slot's version: what an earlier round left
+//     there is at most p, while a published run that begins at p ends above p. So
+//     a slot is never mistaken for one of another round (ABA), and the consumer
+//     walks from run to run.
 //  4. The consumer copies out, clears the slots (the garbage collector must not
 //     find the elements there) and moves head once.
-//  5. closedBit is part of tail: no run can be reserved after it is set, and
-//     the ring is at its end when tail is closedBit + head, so a run that was reserved before
-//     and is not yet published is still awaited.
+//  5. closedBit is part of tail: no run can be reserved after it is set, and the
+//     ring is at its end when tail is closedBit + head. A run that was reserved
+//     before and is not yet published is still awaited.
 //
-// Parking. Who finds nothing to do first says so (idle, waiting), then looks
-// again, then sleeps; who makes work first publishes it, then looks whether
-// somebody said so. The atomics are sequentially consistent, so one of the two
-// sees the other. wake and space hold one token each. A token that is not
-// needed costs its receiver one more look. A producer that took one
-// passes it on when it returns, as long as there is room and somebody waits: one
-// token wakes all who can go on.
+// Parking. Who finds nothing to do says so (idle, waiting), then looks again,
+// then sleeps; who makes work publishes it, then looks whether somebody said so.
+// The atomics are sequentially consistent, so one of the two sees the other. wake
+// and space hold one token each; one that is not needed costs its receiver another
+// look. A producer that took one passes it on when it returns, as long as there is
+// room and somebody waits: one token wakes all who can go on.
+//
+// Tried and left out: looking some 30 to 1000 times before sleeping, and waking
+// producers only when half of the ring is free. Neither made an element cheaper
+// (docs/queues.md), and the second can deadlock a consumer that waits for its producer.
 //
 // A producer that is descheduled between reserving and publishing holds back
-// what others publish behind it. They can push until the ring is full; nobody spins for it.
+// what others publish behind it. They can push until the ring is full, and
+// nobody spins for it.
 type Ring[T any] struct {
 	values []T
 	ends   []atomic.Uint64 // nil with one producer
@@ -114,8 +119,9 @@ func capacityError(capacity int) error {
 
 // Push appends vs in order and waits while the ring is full. It returns how
 // many it has appended: all of them, or fewer and ErrClosed or the error of ctx.
-// Where there is room, ctx is not looked at. A batch may be larger than the ring; elements of other
-// producers may come to lie between its parts.
+// Where there is room, ctx is not looked at. vs may be larger than the ring, and
+// is then, or when room is short, appended in parts; elements of other producers
+// may come to lie between them.
 func (r *Ring[T]) Push(ctx context.Context, vs ...T) (int, error) {
 	pushed, err := r.TryPush(vs...)
 	if err != nil || pushed == len(vs) {
@@ -189,8 +195,9 @@ func (r *Ring[T]) publish(at uint64, vs []T) error {
 }
 
 // Drain moves up to len(dst) elements to dst and waits while there are none. It
-// returns their number, at least 1, or 0 and ErrClosed or the error of ctx. What is
-// there is returned whether or not ctx has ended. An empty dst is not waited for.
+// returns their number, at least 1, or 0 and ErrClosed (the ring is closed and
+// empty) or the error of ctx. What is there is returned whether or not ctx has
+// ended. An empty dst is not waited for.
 func (r *Ring[T]) Drain(ctx context.Context, dst []T) (int, error) {
 	for {
 		n, err := r.TryDrain(dst)
