@@ -16,6 +16,7 @@ import (
 type Flow struct {
 	Name        string         `yaml:"flow" required:"true" doc:"Name of the flow: of its checkpoint, its metrics and its logs. Letters, digits, dots, dashes and underscores; at most 100."`
 	Source      connect.Choice `yaml:"source" role:"source" required:"true" doc:"Where records come from."`
+	Routes      []Route        `yaml:"routes" keyed:"Name" doc:"Many topics into many tables: each route has topics, a decoder and a table of its own, under a name of your choice. A topic takes the first route that matches. With routes, the file has no decode section, and the sink section no fields that the routes have."`
 	Decode      connect.Choice `yaml:"decode" role:"decode" doc:"How the bytes of a record become typed columns. Required by sinks that write columns."`
 	Sink        connect.Choice `yaml:"sink" role:"sink" required:"true" doc:"Where rows go."`
 	DeadLetters connect.Choice `yaml:"dead_letters" role:"dead_letters" doc:"Where records go that cannot be decoded or written. Default: a table beside the data, where the sink keeps one."`
@@ -34,10 +35,11 @@ type Flow struct {
 
 // Batch bounds a batch.
 type Batch struct {
-	Records int           `yaml:"records" default:"20000" doc:"Most records in a batch."`
-	Bytes   connect.Bytes `yaml:"bytes" default:"16MiB" doc:"Most bytes in a batch: keys, values, headers and overhead."`
-	Wait    time.Duration `yaml:"wait" default:"5ms" doc:"How long the first record of a batch waits for more while the writer is idle; up to 20 times as long while the flow lags."`
-	Timeout time.Duration `yaml:"timeout" default:"30s" doc:"Longest time for one attempt to write a batch."`
+	Records  int           `yaml:"records" default:"20000" doc:"Most records in a batch."`
+	Bytes    connect.Bytes `yaml:"bytes" default:"16MiB" doc:"Most bytes in a batch: keys, values, headers and overhead."`
+	Wait     time.Duration `yaml:"wait" default:"5ms" doc:"How long the first record of a batch waits for more while the writer is idle; up to 20 times as long while the flow lags."`
+	Timeout  time.Duration `yaml:"timeout" default:"30s" doc:"Longest time for one attempt to write a batch."`
+	Adaptive bool          `yaml:"adaptive" doc:"Let records, wait and what a source fetches at a time follow what is measured (cost of a write, lag, fetch rate), instead of keeping them fixed: from 500 to 10 times as many records in a batch, and at most wait."`
 }
 
 // Retry bounds the waits between attempts.
@@ -122,7 +124,7 @@ func (f *Flow) Build(logger *slog.Logger, observer flow.Observer) (flow.Config, 
 		Lanes:  f.Lanes,
 		Buffer: int64(f.Buffer),
 		Batch: flow.BatchLimits{
-			Records: f.Batch.Records, Bytes: int64(f.Batch.Bytes), Wait: f.Batch.Wait, Timeout: f.Batch.Timeout,
+			Records: f.Batch.Records, Bytes: int64(f.Batch.Bytes), Wait: f.Batch.Wait, Timeout: f.Batch.Timeout, Adaptive: f.Batch.Adaptive,
 		},
 		Retry: flow.Retry{
 			Initial: f.Retry.Initial, Max: f.Retry.Max, UnknownAttempts: f.Retry.UnknownAttempts,
@@ -144,36 +146,64 @@ func (f *Flow) Build(logger *slog.Logger, observer flow.Observer) (flow.Config, 
 			return flow.Config{}, fmt.Errorf("flow %s: %w", f.Name, err)
 		}
 	}
-	if f.Decode.Connector != nil {
-		cfg.Transforms = func(int) ([]flow.Transform, error) {
-			d, err := f.Decoder()
-			return []flow.Transform{d}, err
+	switch {
+	case len(f.Routes) > 0:
+		for i := range f.Routes {
+			r := &f.Routes[i]
+			cfg.Routes = append(cfg.Routes, flow.Route{Name: r.Name, Match: r.match(), Transforms: transforms(r.Decode)})
 		}
+	default:
+		cfg.Transforms = transforms(f.Decode)
 	}
 	return cfg, nil
 }
 
-// WriteMode is the sink's mode of writing (append, ignore or upsert) and the
-// columns by which it recognises a row; "" where the sink has no modes.
-func (f *Flow) WriteMode() (mode string, key []string) {
-	if f.Sink.Connector == nil {
-		return "", nil
+// transforms makes the decoder of each lane; nil where there is none.
+func transforms(decode connect.Choice) func(int) ([]flow.Transform, error) {
+	if decode.Connector == nil {
+		return nil
 	}
-	// The names are those that connect.CheckKey goes by.
-	t, v := f.Sink.Connector.Spec.Type, reflect.ValueOf(f.Sink.Config).Elem()
-	if m := t.Field("mode"); m != nil && m.Type.Kind == connect.KindString {
-		mode = v.FieldByIndex(m.Index).String()
+	return func(int) ([]flow.Transform, error) {
+		d, err := decode.Connector.NewDecoder(decode.Config)
+		return []flow.Transform{d}, err
 	}
-	if k := t.Field("key"); k != nil {
-		key, _ = reflect.TypeAssert[[]string](v.FieldByIndex(k.Index))
-	}
-	return mode, key
 }
 
-// Decoder makes a decoder as each lane has one; nil if the flow does not decode.
-func (f *Flow) Decoder() (flow.Transform, error) {
-	if f.Decode.Connector == nil {
-		return nil, nil
+// Writing is how the sink writes rows.
+type Writing struct {
+	// Route is the name of the route; empty for a flow without routes.
+	Route string
+	// Table is where the rows go, Mode append, ignore or upsert, and Key the
+	// columns by which a row is recognised; empty where the sink has no such field.
+	Table, Mode string
+	Key         []string
+}
+
+// Writings are those of the routes; one for a flow without routes.
+func (f *Flow) Writings() []Writing {
+	c := f.Sink.Connector
+	if len(f.Routes) == 0 {
+		return []Writing{writing("", c.Spec.Type, f.Sink.Config)}
 	}
-	return f.Decode.Connector.NewDecoder(f.Decode.Config)
+	out := make([]Writing, len(f.Routes))
+	for i := range f.Routes {
+		out[i] = writing(f.Routes[i].Name, c.Route.Type, f.Routes[i].Sink.Config)
+	}
+	return out
+}
+
+// writing reads the fields by name: table, and those that connect.CheckKey goes by.
+func writing(route string, t *connect.Type, cfg any) Writing {
+	v := reflect.ValueOf(cfg).Elem()
+	return Writing{
+		Route: route, Table: fieldNamed[string](t, v, "table"), Mode: fieldNamed[string](t, v, "mode"), Key: fieldNamed[[]string](t, v, "key"),
+	}
+}
+
+// fieldNamed is the value of a field that a connector may have; zero if it has none of that type.
+func fieldNamed[T any](t *connect.Type, v reflect.Value, name string) (value T) {
+	if f := t.Field(name); f != nil {
+		value, _ = reflect.TypeAssert[T](v.FieldByIndex(f.Index))
+	}
+	return value
 }

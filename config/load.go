@@ -67,6 +67,7 @@ func Load(name string, data []byte, o Options) (*Flow, error) {
 	}
 
 	f := &Flow{}
+	w.sink, w.routed = w.routedSink(root), root.field(routesPath) != nil
 	w.value(root, root.at, nil, spec.Type, reflect.ValueOf(f).Elem(), "")
 	spec.Defaults(reflect.ValueOf(f).Elem())
 	w.complete(f, spec)
@@ -92,27 +93,42 @@ func Spec() (*connect.Spec, error) { return connect.SpecOf[Flow]() }
 func (w *walker) complete(f *Flow, spec *connect.Spec) {
 	w.validate(spec.Type, reflect.ValueOf(f).Elem(), "")
 	with := connect.Context{Flow: f.Name, Decodes: f.Decode.Connector != nil}
-	w.finish(f.Source, connect.RoleSource, with)
+	w.finish(f.Source, string(connect.RoleSource), with)
 	with.Source = f.Source.Config
-	if w.finish(f.Decode, connect.RoleDecode, with) {
-		with.Fields = w.fields(f.Decode)
+	decodes := w.routed
+	if w.routed {
+		w.completeRoutes(f, with)
+	} else {
+		if w.finish(f.Decode, string(connect.RoleDecode), with) {
+			with.Fields = w.fields(f.Decode, string(connect.RoleDecode))
+		}
+		w.finish(f.Sink, string(connect.RoleSink), with)
+		_, decodes = w.places[string(connect.RoleDecode)]
+		w.needColumns(f.Sink.Connector, "", string(connect.RoleSink))
 	}
-	w.finish(f.Sink, connect.RoleSink, with)
-	w.finish(f.DeadLetters, connect.RoleDeadLetters, with)
-	sink := f.Sink.Connector
-	if sink == nil {
+	w.finish(f.DeadLetters, string(connect.RoleDeadLetters), with)
+	_, letters := w.places[string(connect.RoleDeadLetters)]
+	if sink := f.Sink.Connector; sink != nil && decodes && !letters && !sink.StoresDeadLetters {
+		w.report(w.placeOf(join(string(connect.RoleSink), sink.Name)), string(connect.RoleDeadLetters), "dead_letters: allowed: "+orList(w.registry.Names(connect.RoleDeadLetters)),
+			"records that cannot be decoded need somewhere to go: sink %s keeps no dead letters, and the flow has no dead_letters section", sink.Name)
+	}
+}
+
+// needColumns reports that there is no decode section in the section at the path (the
+// file or a route), where the sink needs one. at is where to say so.
+func (w *walker) needColumns(sink *connect.Connector, path, at string) {
+	if sink == nil || !sink.NeedsColumns {
 		return
 	}
-	at := w.placeOf(join(string(connect.RoleSink), sink.Name))
-	_, decodes := w.places[string(connect.RoleDecode)]
-	if sink.NeedsColumns && !decodes && !w.covered(string(connect.RoleDecode)) {
-		w.report(at, string(connect.RoleDecode), "decode: says which columns a record has; allowed: "+orList(w.registry.Names(connect.RoleDecode)),
-			"sink %s writes columns, and the flow has no decode section", sink.Name)
+	decode, whose := join(path, string(connect.RoleDecode)), "the flow"
+	if path != "" {
+		whose = path
+	} else {
+		at = join(at, sink.Name)
 	}
-	_, letters := w.places[string(connect.RoleDeadLetters)]
-	if decodes && !letters && !sink.StoresDeadLetters {
-		w.report(at, string(connect.RoleDeadLetters), "dead_letters: allowed: "+orList(w.registry.Names(connect.RoleDeadLetters)),
-			"records that cannot be decoded need somewhere to go: sink %s keeps no dead letters, and the flow has no dead_letters section", sink.Name)
+	if _, decodes := w.places[decode]; !decodes && !w.covered(decode) {
+		w.report(w.placeOf(at), decode, "decode: says which columns a record has; allowed: "+orList(w.registry.Names(connect.RoleDecode)),
+			"sink %s writes columns, and %s has no decode section", sink.Name, whose)
 	}
 }
 

@@ -24,6 +24,7 @@ var update = flag.Bool("update", false, "write the golden files")
 type logConfig struct {
 	Brokers []string       `yaml:"brokers" required:"true" doc:"Addresses."`
 	Topics  []string       `yaml:"topics" doc:"Topics."`
+	Pattern string         `yaml:"pattern" doc:"Topics by name."`
 	Start   string         `yaml:"start" default:"earliest" enum:"earliest,latest,group" doc:"Where to start."`
 	Session time.Duration  `yaml:"session_timeout" default:"45s" doc:"Session timeout."`
 	Fetch   connect.Bytes  `yaml:"fetch" default:"4MiB" doc:"Fetch size."`
@@ -51,7 +52,7 @@ func (c *saslConfig) Validate() error {
 }
 
 func (c *logConfig) Validate() error {
-	if len(c.Topics) == 0 {
+	if len(c.Topics) == 0 && c.Pattern == "" {
 		return errors.Join(connect.Errorf("topics", "which topics?"), connect.Errorf("topics", "said once"))
 	}
 	if i := slices.Index(c.Topics, "nope"); i >= 0 {
@@ -79,17 +80,30 @@ func (c *columnConfig) Validate() error {
 }
 
 type tableConfig struct {
-	URL   string   `yaml:"url" secret:"true" required:"true" doc:"Address."`
+	URL string `yaml:"url" secret:"true" required:"true" doc:"Address."`
+	routeConfig
+
+	Names  []string      `yaml:"-"`
+	Routes []routeConfig `yaml:"-"`
+}
+
+type routeConfig struct {
 	Table string   `yaml:"table" required:"true" doc:"Table."`
 	Mode  string   `yaml:"mode" default:"append" enum:"append,ignore,upsert" doc:"Mode."`
 	Key   []string `yaml:"key" doc:"Key."`
 }
 
 func (c *tableConfig) Validate() error {
+	var errs []error
 	if !strings.Contains(c.URL, "://") {
-		return connect.Errorf("url", "%q is no address", c.URL)
+		errs = append(errs, connect.Errorf("url", "%q is no address", c.URL))
 	}
-	return nil
+	for i, r := range c.Routes {
+		if r.Table == "taken" {
+			errs = append(errs, connect.Errorf(fmt.Sprintf("routes.%d.table", i), "is taken"))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 type noneConfig struct{}
@@ -132,12 +146,16 @@ func testRegistry(tb testing.TB) *connect.Registry {
 				return m, nil
 			},
 		},
-		connect.Sink[tableConfig]{
-			Name: "table", Doc: "A table.", NeedsColumns: true, StoresDeadLetters: true,
-			New: func(tableConfig) (flow.Sink, error) { return struct{ flow.Sink }{}, nil },
-			Complete: func(c *tableConfig, with connect.Context) error {
-				return connect.CheckKey(c.Mode, c.Key, with)
+		connect.RoutedSink[tableConfig, routeConfig]{
+			Sink: connect.Sink[tableConfig]{
+				Name: "table", Doc: "A table.", NeedsColumns: true, StoresDeadLetters: true,
+				New: func(tableConfig) (flow.Sink, error) { return struct{ flow.Sink }{}, nil },
+				Complete: func(c *tableConfig, with connect.Context) error {
+					return connect.CheckKey(c.Mode, c.Key, with)
+				},
 			},
+			SetRoutes:     func(c *tableConfig, names []string, routes []routeConfig) { c.Names, c.Routes = names, routes },
+			CompleteRoute: func(c *routeConfig, with connect.Context) error { return connect.CheckKey(c.Mode, c.Key, with) },
 		},
 		connect.Sink[noneConfig]{
 			Name: "screen", Doc: "The screen.",
@@ -219,12 +237,12 @@ func TestLoad(t *testing.T) {
 	if diff := cmp.Diff(&cols, f.Decode.Config); diff != "" {
 		t.Error(diff)
 	}
-	sink := tableConfig{URL: "postgres://app:hunter2@db/telemetry", Table: "public.telemetry", Mode: "upsert", Key: []string{"device_id", "seq"}}
-	if diff := cmp.Diff(&sink, f.Sink.Config); diff != "" {
+	sink := tableConfig{URL: "postgres://app:hunter2@db/telemetry", routeConfig: routeConfig{Table: "public.telemetry", Mode: "upsert", Key: []string{"device_id", "seq"}}}
+	if diff := cmp.Diff(&sink, f.Sink.Config, cmp.AllowUnexported(tableConfig{})); diff != "" {
 		t.Error(diff)
 	}
-	if mode, key := f.WriteMode(); mode != "upsert" || !slices.Equal(key, sink.Key) {
-		t.Errorf("mode %q, key %v", mode, key)
+	if diff := cmp.Diff([]Writing{{Table: "public.telemetry", Mode: "upsert", Key: sink.Key}}, f.Writings()); diff != "" {
+		t.Error(diff)
 	}
 	cfg, err := f.Build(nil, nil)
 	if err != nil {
@@ -233,6 +251,61 @@ func TestLoad(t *testing.T) {
 	want := flow.BatchLimits{Records: 5000, Bytes: 16 << 20, Wait: time.Millisecond, Timeout: 30 * time.Second}
 	if cfg.Batch != want || cfg.ShutdownGrace != 5*time.Second || cfg.Buffer != 32<<20 || cfg.Retry.UnknownAttempts != 10 || cfg.Transforms == nil {
 		t.Errorf("built %+v", cfg)
+	}
+}
+
+const routed = `flow: shop
+source:
+  log: {brokers: [a:1], topics: [orders, orders.eu, users]}
+routes:
+  orders:
+    pattern: ^orders
+    decode: {json: {columns: {id: int8}}}
+    sink: {table: orders}
+  users:
+    topics: [users]
+    decode: {json: {columns: {id: int8, name: text}}}
+    sink: {table: users, mode: upsert, key: [id]}
+sink: {table: {url: "x://y"}}
+`
+
+func TestRoutes(t *testing.T) {
+	o := testOptions(t)
+	o.Set = []string{"routes.orders.sink.mode=ignore", "routes.orders.sink.key=id", "routes.users.topics=users"}
+	f, err := Load("flow.yaml", []byte(routed), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := []string{"id"}
+	sink := tableConfig{
+		URL: "x://y", routeConfig: routeConfig{Mode: "append"}, Names: []string{"orders", "users"},
+		Routes: []routeConfig{{Table: "orders", Mode: "ignore", Key: id}, {Table: "users", Mode: "upsert", Key: id}},
+	}
+	if diff := cmp.Diff(&sink, f.Sink.Config, cmp.AllowUnexported(tableConfig{})); diff != "" {
+		t.Error(diff)
+	}
+	want := []Writing{{Route: "orders", Table: "orders", Mode: "ignore", Key: id}, {Route: "users", Table: "users", Mode: "upsert", Key: id}}
+	if diff := cmp.Diff(want, f.Writings()); diff != "" {
+		t.Error(diff)
+	}
+	cfg, err := f.Build(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Transforms != nil || len(cfg.Routes) != 2 {
+		t.Fatalf("built %+v", cfg)
+	}
+	for topic, takes := range map[string][]bool{"orders": {true, false}, "orders.us": {true, false}, "users": {false, true}, "users2": {false, false}} {
+		if got := []bool{cfg.Routes[0].Match(topic), cfg.Routes[1].Match(topic)}; !slices.Equal(got, takes) {
+			t.Errorf("%s takes %v, want %v", topic, got, takes)
+		}
+	}
+	ts, err := cfg.Routes[1].Transforms(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, ok := ts[0].(columnMaker); !ok || len(m.fields) != 2 || m.fields[1].Name != "name" {
+		t.Errorf("the transforms of users are %+v", ts)
 	}
 }
 

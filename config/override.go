@@ -157,6 +157,18 @@ func (o *overrides) set(n *node, t *connect.Type, names []string, path, value st
 		if n.kind == mappingNode && n.field(name) == nil {
 			n.fields = nil // another connector replaces that of the file
 		}
+	case connect.KindRoute:
+		c := o.w.routedSink(o.root)
+		if c == nil || c.Route == nil {
+			o.w.report(at, path, "", "%s: the flow has no sink that takes routes", parent(path))
+			return
+		}
+		f := c.Route.Field(name)
+		if f == nil {
+			o.w.unknown(entry{key: name, at: at}, c.Route.FieldNames(), parent(path), "field")
+			return
+		}
+		next = f.Type
 	case connect.KindMap:
 		next = t.Elem
 	case connect.KindList:

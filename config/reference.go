@@ -31,6 +31,9 @@ func Reference(r *connect.Registry) (string, error) {
 				continue
 			}
 			fieldTable(&b, c.Spec.Type, "")
+			if c.Route != nil {
+				fmt.Fprintf(&b, "%s\n\n", routeText(c, "`"))
+			}
 		}
 	}
 	return strings.TrimRight(b.String(), "\n") + "\n", nil
@@ -100,6 +103,15 @@ func eachField(t *connect.Type, prefix string, visit func(path string, f *connec
 	}
 }
 
+// routeText says which fields a sink's routes have of their own.
+func routeText(c *connect.Connector, quote string) string {
+	names := c.Route.FieldNames()
+	for i := range names {
+		names[i] = quote + names[i] + quote
+	}
+	return "In a flow with routes, " + strings.Join(names, ", ") + " are fields of each route's sink section, and not of this one."
+}
+
 func typeText(f *connect.Field) string {
 	s := f.Type.String()
 	if f.Enum != nil {
@@ -110,6 +122,9 @@ func typeText(f *connect.Field) string {
 	}
 	if f.Type.Kind == connect.KindChoice {
 		s = "one of the connectors below"
+	}
+	if f.Type.Kind == connect.KindRoute {
+		s = "fields of the flow's sink"
 	}
 	if f.Type.Short != nil {
 		s += ", or to " + f.Type.Short.Name + " alone"
@@ -146,6 +161,7 @@ func Explain(r *connect.Registry, name string) (string, error) {
 	for _, role := range connect.Roles() {
 		if c := r.Find(role, name); c != nil {
 			explain(&b, fmt.Sprintf("%s: %s\n%s", role, c.Name, c.Doc), c.Spec.Type)
+			explainRoutes(&b, c)
 		}
 	}
 	f := spec.Field(name)
@@ -155,6 +171,7 @@ func Explain(r *connect.Registry, name string) (string, error) {
 		fmt.Fprintf(&b, "%s\n%s\n\n", f.Name, f.Doc)
 		for _, c := range r.Connectors(f.Type.Role) {
 			explain(&b, fmt.Sprintf("%s: %s\n%s", f.Name, c.Name, c.Doc), c.Spec.Type)
+			explainRoutes(&b, c)
 		}
 	default:
 		explain(&b, f.Name+"\n"+f.Doc, &connect.Type{Fields: []*connect.Field{f}})
@@ -211,6 +228,16 @@ func explain(b *strings.Builder, title string, t *connect.Type) {
 			fmt.Fprintf(b, "      %s\n", l)
 		}
 	})
+	b.WriteString("\n")
+}
+
+func explainRoutes(b *strings.Builder, c *connect.Connector) {
+	if c.Route == nil {
+		return
+	}
+	for _, l := range wrap(routeText(c, ""), 76) {
+		fmt.Fprintf(b, "  %s\n", l)
+	}
 	b.WriteString("\n")
 }
 

@@ -20,6 +20,7 @@ func JSONSchema(r *connect.Registry) ([]byte, error) {
 	root := schemaOf(r, nil, spec.Type)
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	root["title"] = "Penstock flow file"
+	root["allOf"] = routeRules(r)
 	out, err := json.MarshalIndent(root, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("writing the JSON Schema: %w", err)
@@ -67,7 +68,7 @@ func schemaOf(r *connect.Registry, f *connect.Field, t *connect.Type) object {
 	case connect.KindChoice:
 		props := object{}
 		for _, c := range r.Connectors(t.Role) {
-			s := schemaOf(r, nil, c.Spec.Type)
+			s := schemaOf(r, nil, sectionType(c))
 			s["description"] = c.Doc
 			if s["required"] == nil {
 				s["type"] = []string{"object", "null"}
@@ -75,8 +76,61 @@ func schemaOf(r *connect.Registry, f *connect.Field, t *connect.Type) object {
 			props[c.Name] = s
 		}
 		return object{"type": "object", "properties": props, "additionalProperties": false, "minProperties": 1, "maxProperties": 1}
+	case connect.KindRoute: // see routeRules
+		return object{"type": "object"}
 	}
 	return object{}
+}
+
+// sectionType is the type of a connector's section. What is required of its
+// routes is not required of the section: that depends on whether there are routes.
+func sectionType(c *connect.Connector) *connect.Type {
+	if c.Route == nil {
+		return c.Spec.Type
+	}
+	t := *c.Spec.Type
+	t.Fields = make([]*connect.Field, len(c.Spec.Fields))
+	for i, f := range c.Spec.Fields {
+		own := *f
+		own.Required = f.Required && c.Route.Field(f.Name) == nil
+		t.Fields[i] = &own
+	}
+	return &t
+}
+
+// routeRules say for each sink that takes routes where the routes' fields are: in
+// the routes, or without these in the sink's section.
+func routeRules(r *connect.Registry) []any {
+	const routes, sink = routesPath, string(connect.RoleSink)
+	rules := []any{object{"not": object{"required": []string{routes, string(connect.RoleDecode)}}}}
+	for _, c := range r.Connectors(connect.RoleSink) {
+		section := func(s object) object {
+			return object{sink: object{"properties": object{c.Name: s}}}
+		}
+		is := object{"required": []string{sink}, "properties": object{sink: object{"required": []string{c.Name}}}}
+		if c.Route == nil {
+			rules = append(rules, object{"if": is, "then": object{"not": object{"required": []string{routes}}}})
+			continue
+		}
+		elsewhere, required := object{}, []string{}
+		for _, f := range c.Route.Fields {
+			elsewhere[f.Name] = false
+			if f.Required {
+				required = append(required, f.Name)
+			}
+		}
+		routed := section(object{"properties": elsewhere})
+		routed[routes] = object{"additionalProperties": object{"properties": object{sink: structSchema(r, c.Route.Type)}}}
+		rules = append(rules, object{
+			"if": is,
+			"then": object{
+				"if":   object{"required": []string{routes}},
+				"then": object{"properties": routed},
+				"else": object{"properties": section(object{"required": required})},
+			},
+		})
+	}
+	return rules
 }
 
 // keyedSchema is one value of a mapping that stands for a list.

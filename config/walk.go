@@ -24,6 +24,11 @@ type walker struct {
 	spare Problem
 	// places are where the fields were written, by path: the key and the value.
 	places map[string]written
+	// sink is the connector whose fields routes have; routed says that there are
+	// routes, and routeNames which of them the sink's configuration was given.
+	sink       *connect.Connector
+	routed     bool
+	routeNames []string
 	// secrets are the values that no message may repeat.
 	secrets []string
 }
@@ -85,7 +90,7 @@ func (w *walker) value(n *node, at place, f *connect.Field, t *connect.Type, v r
 		v = v.Elem()
 	}
 	switch {
-	case n.kind == nullNode && (t.Kind == connect.KindStruct || t.Kind == connect.KindChoice):
+	case n.kind == nullNode && (t.Kind == connect.KindStruct || t.Kind == connect.KindChoice || t.Kind == connect.KindRoute):
 		n = &node{kind: mappingNode, at: n.at, end: n.end}
 	case n.kind == nullNode:
 		w.report(at, path, enumHint(f), "%s has no value; give one, or remove the line", path)
@@ -98,6 +103,8 @@ func (w *walker) value(n *node, at place, f *connect.Field, t *connect.Type, v r
 		}
 	case connect.KindChoice:
 		w.choice(n, at, t, v, path)
+	case connect.KindRoute:
+		w.route(n, at, t, v, path)
 	case connect.KindList:
 		w.list(n, f, t, v, path)
 	case connect.KindMap:
@@ -141,7 +148,7 @@ func hasSecret(t *connect.Type) bool {
 	if t == nil {
 		return false
 	}
-	return t.Kind == connect.KindSecret || t.Kind == connect.KindChoice || hasSecret(t.Elem) ||
+	return t.Kind == connect.KindSecret || t.Kind == connect.KindChoice || t.Kind == connect.KindRoute || hasSecret(t.Elem) ||
 		slices.ContainsFunc(t.Fields, func(f *connect.Field) bool { return f.Secret || hasSecret(f.Type) })
 }
 
@@ -237,7 +244,11 @@ func (w *walker) choice(n *node, at place, t *connect.Type, v reflect.Value, pat
 		default:
 			chosen = &e
 			cfg := c.NewConfig()
-			w.value(e.value, e.at, nil, c.Spec.Type, reflect.ValueOf(cfg).Elem(), join(path, c.Name))
+			section, fields := e.value, c.Spec.Type
+			if t.Role == connect.RoleSink {
+				section, fields = w.withoutRoute(c, section, join(path, c.Name))
+			}
+			w.value(section, e.at, nil, fields, reflect.ValueOf(cfg).Elem(), join(path, c.Name))
 			v.Set(reflect.ValueOf(connect.Choice{Connector: c, Config: cfg}))
 		}
 	}
@@ -387,13 +398,13 @@ func enumHint(f *connect.Field) string {
 	return ""
 }
 
-// finish fills in the defaults of a choice, completes it from the rest of the
+// finish fills in the defaults of the choice at the path, completes it from the rest of the
 // flow and validates it. It reports whether nothing is wrong with it.
-func (w *walker) finish(c connect.Choice, role connect.Role, with connect.Context) bool {
+func (w *walker) finish(c connect.Choice, path string, with connect.Context) bool {
 	if c.Connector == nil {
 		return false
 	}
-	path := join(string(role), c.Connector.Name)
+	path = join(path, c.Connector.Name)
 	v := reflect.ValueOf(c.Config).Elem()
 	c.Connector.Spec.Defaults(v)
 	w.fieldErrors(c.Connector.Complete(c.Config, with), path)
@@ -452,6 +463,7 @@ func (w *walker) fieldErrors(err error, path string) {
 	if fe.Path != "" {
 		full = join(path, strings.NewReplacer("[", ".", "]", "").Replace(fe.Path))
 	}
+	full = w.atRoute(full)
 	if !w.covered(full) && !w.inherited(full, fe.Err) {
 		w.report(w.placeOf(full), full, "", "%s: %v", label(full), fe.Err)
 	}
@@ -502,11 +514,11 @@ func (w *walker) covered(path string) bool {
 	})
 }
 
-// fields are the columns that a decoder makes.
-func (w *walker) fields(c connect.Choice) []flow.Field {
+// fields are the columns that the decoder at the path makes.
+func (w *walker) fields(c connect.Choice, path string) []flow.Field {
 	made, err := c.Connector.NewDecoder(c.Config)
 	if err != nil {
-		w.fieldErrors(unwrapConstruct(err), join(string(connect.RoleDecode), c.Connector.Name))
+		w.fieldErrors(unwrapConstruct(err), join(path, c.Connector.Name))
 		return nil
 	}
 	if s, ok := made.(flow.Schemer); ok {

@@ -168,8 +168,7 @@ func dryRun(ctx context.Context, stdout, stderr io.Writer, path string, flags *r
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, flags.timeout)
 	defer cancel()
-	mode, key := file.WriteMode()
-	report, err := dryrun.Run(ctx, cfg, dryrun.Writing{Mode: mode, Key: key}, flags.records)
+	report, err := dryrun.Run(ctx, cfg, file.Writings(), flags.records)
 	if err != nil {
 		return failed(fmt.Errorf("dry run of flow %s: %w", file.Name, err))
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/penstockdev/penstock/config"
 	"github.com/penstockdev/penstock/flow"
 )
 
@@ -16,6 +17,9 @@ type Row struct {
 	Topic     string `json:"topic"`
 	Partition int32  `json:"partition"`
 	Offset    int64  `json:"offset"`
+	// Route and Table are those that the record takes, in a flow with routes.
+	Route string `json:"route,omitempty"`
+	Table string `json:"table,omitempty"`
 	// Columns are the row's, in order; nil for a dead letter.
 	Columns []Value `json:"-"`
 	// Record is the value of a record in a flow that does not decode.
@@ -37,29 +41,30 @@ type Dead struct {
 
 // Report is what a dry run has found.
 type Report struct {
-	// Columns are the names of the columns; nil for a flow that does not decode.
-	Columns []string
-	Rows    []Row
+	// Routes are what records can go through; one in a flow without routes.
+	Routes []Route
+	Rows   []Row
 	// FromCheckpoint says that reading began where the flow stopped, not at
 	// its configured start.
 	FromCheckpoint bool
-	// Mode is that of the Writing.
-	Mode string
 }
 
-// Writing is how the sink writes rows, as far as it decides which records become
-// dead letters. The zero value decides nothing.
-type Writing struct {
-	// Mode is append, ignore or upsert; Key are the columns of the key.
-	Mode string
-	Key  []string
+// Route is what becomes of the records that take it.
+type Route struct {
+	config.Writing
+	// Columns are the names of the columns; nil where nothing decodes.
+	Columns []string
+
+	match      func(topic string) bool
+	transforms []flow.Transform
 }
 
 // Run reads the next n records of the flow, fewer if there are no more, decodes
 // them, and applies the rules of writing. What the table itself would refuse
 // is not found. It closes what the configuration holds. The flow may be
-// running elsewhere meanwhile.
-func Run(ctx context.Context, cfg flow.Config, writing Writing, n int) (report *Report, err error) {
+// running elsewhere meanwhile. writings are how the sink writes, by route: their
+// modes and keys decide which records become dead letters.
+func Run(ctx context.Context, cfg flow.Config, writings []config.Writing, n int) (report *Report, err error) {
 	defer func() {
 		closing := context.WithoutCancel(ctx)
 		err = errors.Join(err, cfg.Source.Close(closing), cfg.Sink.Close(closing))
@@ -72,21 +77,10 @@ func Run(ctx context.Context, cfg flow.Config, writing Writing, n int) (report *
 	if err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
-	var transforms []flow.Transform
-	if cfg.Transforms != nil {
-		if transforms, err = cfg.Transforms(0); err != nil {
-			return nil, err
-		}
-	}
 	setup := flow.Setup{Flow: cfg.Name, ClusterID: log.ClusterID, Source: log.Name, Lanes: 1}
-	for _, t := range transforms {
-		if s, ok := t.(flow.Schemer); ok {
-			setup.Fields = s.Fields()
-		}
-	}
-	report = &Report{Mode: writing.Mode}
-	for _, f := range setup.Fields {
-		report.Columns = append(report.Columns, f.Name)
+	report = &Report{}
+	if report.Routes, err = routes(cfg, writings, &setup); err != nil {
+		return nil, err
 	}
 	positions, stored, err := where(ctx, cfg.Sink, setup, log)
 	if err != nil {
@@ -103,13 +97,63 @@ func Run(ctx context.Context, cfg flow.Config, writing Writing, n int) (report *
 		if len(f.Records) == 0 {
 			continue
 		}
-		rows, err := process(ctx, f, transforms, writing)
+		route := report.route(f.Topic)
+		if route == nil {
+			return nil, fmt.Errorf("no route takes topic %s: add one, or do not read the topic", f.Topic)
+		}
+		rows, err := route.process(ctx, f)
 		if err != nil {
 			return nil, err
 		}
 		report.Rows = append(report.Rows, rows...)
 	}
 	return report, nil
+}
+
+// routes makes what records go through, and sets the columns in setup.
+func routes(cfg flow.Config, writings []config.Writing, setup *flow.Setup) ([]Route, error) {
+	all := cfg.Routes
+	if len(all) == 0 {
+		all = []flow.Route{{Match: func(string) bool { return true }, Transforms: cfg.Transforms}}
+	}
+	out := make([]Route, len(all))
+	for i, r := range all {
+		out[i] = Route{match: r.Match}
+		if i < len(writings) {
+			out[i].Writing = writings[i]
+		}
+		var fields []flow.Field
+		if r.Transforms != nil {
+			var err error
+			if out[i].transforms, err = r.Transforms(0); err != nil {
+				return nil, err
+			}
+		}
+		for _, t := range out[i].transforms {
+			if s, ok := t.(flow.Schemer); ok {
+				fields = s.Fields()
+			}
+		}
+		for _, f := range fields {
+			out[i].Columns = append(out[i].Columns, f.Name)
+		}
+		if len(cfg.Routes) == 0 {
+			setup.Fields = fields
+		} else {
+			setup.Routes = append(setup.Routes, fields)
+		}
+	}
+	return out, nil
+}
+
+// route is the one that the topic takes; nil if there is none.
+func (r *Report) route(topic string) *Route {
+	for i := range r.Routes {
+		if r.Routes[i].match(topic) {
+			return &r.Routes[i]
+		}
+	}
+	return nil
 }
 
 // where is where the flow would read on.
@@ -148,19 +192,19 @@ func where(ctx context.Context, sink flow.Sink, setup flow.Setup, log *flow.Log)
 
 // reject makes dead letters of the rows that the sink would refuse by its mode
 // and key, whatever its table is like.
-func (w *Writing) reject(b *flow.Batch) {
+func (to *Route) reject(b *flow.Batch) {
 	for i := b.Next(0); i >= 0; i = b.Next(i + 1) {
-		if b.Records[i].Value == nil && (w.Mode == "append" || w.Mode == "ignore") {
+		if b.Records[i].Value == nil && (to.Mode == "append" || to.Mode == "ignore") {
 			b.Reject(i, flow.StageWrite, &flow.RecordError{
-				Class: "tombstone", Err: fmt.Errorf("a tombstone deletes a row, which needs mode upsert; the mode is %s", w.Mode),
+				Class: "tombstone", Err: fmt.Errorf("a tombstone deletes a row, which needs mode upsert; the mode is %s", to.Mode),
 			})
 			continue
 		}
-		if b.Columns == nil || w.Mode != "ignore" && w.Mode != "upsert" {
+		if b.Columns == nil || to.Mode != "ignore" && to.Mode != "upsert" {
 			continue
 		}
 		for k := range b.Columns.Cols {
-			if c := &b.Columns.Cols[k]; slices.Contains(w.Key, c.Name) && c.Null(i) {
+			if c := &b.Columns.Cols[k]; slices.Contains(to.Key, c.Name) && c.Null(i) {
 				b.Reject(i, flow.StageWrite, &flow.RecordError{
 					Class: "null", Column: c.Name, Err: errors.New("there is no value, and the column is part of the key"),
 				})
@@ -171,7 +215,7 @@ func (w *Writing) reject(b *flow.Batch) {
 }
 
 // process runs the transforms over the records of one fetch.
-func process(ctx context.Context, f flow.Fetch, transforms []flow.Transform, writing Writing) ([]Row, error) {
+func (to *Route) process(ctx context.Context, f flow.Fetch) ([]Row, error) {
 	records := f.Records
 	for i := range records {
 		records[i].Part = 0
@@ -179,16 +223,19 @@ func process(ctx context.Context, f flow.Fetch, transforms []flow.Transform, wri
 	b := flow.NewBatch(records, []flow.Part{{
 		Partition: f.Partition, TopicID: f.TopicID, From: records[0].Offset, Next: f.Next, LeaderEpoch: f.LeaderEpoch, End: len(records),
 	}})
-	for _, t := range transforms {
+	for _, t := range to.transforms {
 		if err := t.Process(ctx, b); err != nil {
 			return nil, err
 		}
 	}
-	writing.reject(b)
+	to.reject(b)
 	rows := make([]Row, len(records))
 	for i := range records {
 		r := &records[i]
 		rows[i] = Row{Topic: f.Topic, Partition: f.ID, Offset: r.Offset, Tombstone: r.Value == nil}
+		if to.Route != "" {
+			rows[i].Route, rows[i].Table = to.Route, to.Table
+		}
 		switch {
 		case b.Rejected(i):
 		case b.Columns == nil:

@@ -38,13 +38,13 @@ sink:
   sqlite: {table: telemetry, create_table: true}
 `
 
-func build(t *testing.T, brokers, db string, set ...string) (flow.Config, Writing) {
+func build(t *testing.T, text, brokers, db string, set ...string) (flow.Config, []config.Writing) {
 	t.Helper()
 	r, err := all.Registry()
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := config.Load("flow.yaml", []byte(file), config.Options{
+	f, err := config.Load("flow.yaml", []byte(text), config.Options{
 		Registry: r, Set: append([]string{"source.kafka.brokers=" + brokers, "sink.sqlite.path=" + db}, set...),
 	})
 	if err != nil {
@@ -54,21 +54,25 @@ func build(t *testing.T, brokers, db string, set ...string) (flow.Config, Writin
 	if err != nil {
 		t.Fatal(err)
 	}
-	mode, key := f.WriteMode()
-	return cfg, Writing{Mode: mode, Key: key}
+	return cfg, f.Writings()
 }
 
 // run is a dry run of n records.
 func run(ctx context.Context, t *testing.T, n int, brokers, db string, set ...string) (*Report, error) {
 	t.Helper()
-	cfg, writing := build(t, brokers, db, set...)
-	return Run(ctx, cfg, writing, n)
+	cfg, writings := build(t, file, brokers, db, set...)
+	return Run(ctx, cfg, writings, n)
 }
 
 func produce(t *testing.T, cl *kgo.Client, values ...string) {
 	t.Helper()
+	produceTo(t, cl, "telemetry", values...)
+}
+
+func produceTo(t *testing.T, cl *kgo.Client, topic string, values ...string) {
+	t.Helper()
 	for _, v := range values {
-		r := &kgo.Record{Topic: "telemetry", Key: []byte("k"), Value: []byte(v)}
+		r := &kgo.Record{Topic: topic, Key: []byte("k"), Value: []byte(v)}
 		if v == "" {
 			r.Value = nil
 		}
@@ -163,7 +167,7 @@ func TestDryRunLeavesNoTrace(t *testing.T) {
 		}
 	}
 
-	cfg, _ := build(t, brokers, db)
+	cfg, _ := build(t, file, brokers, db)
 	runUntil(ctx, t, cfg, 5)
 	none, err := run(ctx, t, 10, brokers, db)
 	if err != nil || len(none.Rows) != 0 || !none.FromCheckpoint {
@@ -173,6 +177,74 @@ func TestDryRunLeavesNoTrace(t *testing.T) {
 	next, err := run(ctx, t, 10, brokers, db)
 	if err != nil || len(next.Rows) != 1 || next.Rows[0].Dead != nil {
 		t.Errorf("the next record: %+v, %v", next, err)
+	}
+}
+
+const routed = `flow: shop
+source:
+  kafka: {topics: [orders, users]}
+routes:
+  orders:
+    topics: [orders]
+    decode: {json: {columns: {id: int8, amount: int8}}}
+    sink: {table: orders, create_table: true}
+  users:
+    topics: [users]
+    decode: {json: {columns: {id: {type: text, from: key}, name: text}}}
+    sink: {table: people, mode: upsert, key: [id], create_table: true}
+sink:
+  sqlite: {}
+`
+
+func TestDryRunOfRoutesShowsEachTable(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "orders", "users"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	brokers := strings.Join(cluster.ListenAddrs(), ",")
+	cl, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	produceTo(t, cl, "orders", `{"id":1,"amount":50}`, `{"id":"two"}`, "")
+	produceTo(t, cl, "users", `{"name":"Ada"}`, "")
+
+	db := filepath.Join(t.TempDir(), "t.db")
+	cfg, writings := build(t, routed, brokers, db)
+	report, err := Run(ctx, cfg, writings, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text, lines bytes.Buffer
+	if err := report.Table(&text); err != nil {
+		t.Fatal(err)
+	}
+	// A tombstone is for a table in mode upsert only.
+	for _, part := range []string{
+		"route orders into orders\nposition     id  amount\norders[0]@0  1   50\n", "\nroute users into people\nposition    id  name\nusers[0]@0  k   Ada\n",
+		"orders[0]@2  write   tombstone", "rows: 2, tombstones: 1, dead letters: 2, of 5 records", "A tombstone deletes",
+	} {
+		if !strings.Contains(text.String(), part) {
+			t.Errorf("the tables lack %q:\n%s", part, text.String())
+		}
+	}
+	if err := report.JSON(&lines); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(lines.String(), `"route":"users","table":"people","row":{"id":"k","name":"Ada"}`) {
+		t.Errorf("the lines do not name the table:\n%s", lines.String())
+	}
+
+	cfg, _ = build(t, routed, brokers, db)
+	runUntil(ctx, t, cfg, 5)
+	cfg, writings = build(t, routed, brokers, db)
+	none, err := Run(ctx, cfg, writings, 10)
+	if err != nil || len(none.Rows) != 0 || !none.FromCheckpoint {
+		t.Errorf("after the flow has read everything: %+v, %v", none, err)
 	}
 }
 

@@ -71,37 +71,39 @@ func (r *Report) JSON(w io.Writer) error {
 	return nil
 }
 
-// Table writes the rows as a table for a person, and the dead letters below.
+// Table writes the rows as a table for a person, one per route, and the dead
+// letters below.
 func (r *Report) Table(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	columns := r.Columns
-	if columns == nil {
-		columns = []string{"record"}
-	}
-	fmt.Fprintf(tw, "position\t%s\n", strings.Join(columns, "\t"))
 	var dead []*Row
-	tombstones := 0
-	for i := range r.Rows {
-		row := &r.Rows[i]
-		if row.Dead != nil {
-			dead = append(dead, row)
-			continue
+	tombstones, deletes := 0, false
+	for i := range r.Routes {
+		route := &r.Routes[i]
+		if route.Route != "" {
+			fmt.Fprintf(w, "%sroute %s into %s\n", "\n"[:min(i, 1)], route.Route, route.Table)
 		}
-		cells := make([]string, 0, len(columns))
-		for _, v := range row.Columns {
-			cells = append(cells, cell(v.text(), 60))
+		columns := route.Columns
+		if columns == nil {
+			columns = []string{"record"}
 		}
-		if row.Columns == nil {
-			cells = append(cells, cell(string(row.Record), 120))
+		fmt.Fprintf(tw, "position\t%s\n", strings.Join(columns, "\t"))
+		for k := range r.Rows {
+			row := &r.Rows[k]
+			switch {
+			case row.Route != route.Route:
+				continue
+			case row.Dead != nil:
+				dead = append(dead, row)
+				continue
+			case row.Tombstone:
+				tombstones++
+				deletes = deletes || route.Mode == "upsert"
+			}
+			fmt.Fprintf(tw, "%s\t%s\n", row.position(), strings.Join(row.cells(), "\t"))
 		}
-		if row.Tombstone {
-			tombstones++
-			cells[len(cells)-1] += "  (tombstone)"
+		if err := tw.Flush(); err != nil {
+			return fmt.Errorf("writing the rows: %w", err)
 		}
-		fmt.Fprintf(tw, "%s\t%s\n", row.position(), strings.Join(cells, "\t"))
-	}
-	if err := tw.Flush(); err != nil {
-		return fmt.Errorf("writing the rows: %w", err)
 	}
 	if len(dead) > 0 {
 		fmt.Fprintf(tw, "\ndead letter\tstage\tclass\tcolumn\tmessage\n")
@@ -116,15 +118,30 @@ func (r *Report) Table(w io.Writer) error {
 	if r.FromCheckpoint {
 		from = "the flow's checkpoint"
 	}
-	if tombstones > 0 && r.Mode == "upsert" {
+	if deletes {
 		fmt.Fprintf(w, "\nA tombstone deletes the row of its key.\n")
 	}
-	if r.Mode != "" && len(r.Rows) > 0 {
+	if r.Routes[0].Mode != "" && len(r.Rows) > 0 {
 		fmt.Fprintf(w, "\nNot foreseen: what only the table can refuse: NOT NULL and other constraints, types, lengths and ranges of its columns, triggers.\n")
 	}
 	_, err := fmt.Fprintf(w, "\nrows: %d, tombstones: %d, dead letters: %d, of %d records, read from %s. Nothing was written.\n",
 		len(r.Rows)-len(dead)-tombstones, tombstones, len(dead), len(r.Rows), from)
 	return err
+}
+
+// cells are the row's, for a person.
+func (r *Row) cells() []string {
+	var cells []string
+	for _, v := range r.Columns {
+		cells = append(cells, cell(v.text(), 60))
+	}
+	if r.Columns == nil {
+		cells = append(cells, cell(string(r.Record), 120))
+	}
+	if r.Tombstone {
+		cells[len(cells)-1] += "  (tombstone)"
+	}
+	return cells
 }
 
 func (r *Row) position() string { return fmt.Sprintf("%s[%d]@%d", r.Topic, r.Partition, r.Offset) }
