@@ -69,8 +69,13 @@ func (w *world) chaos() []event {
 	w.settle()
 	var events []event
 	may := func(weight int, do func()) { events = append(events, event{weight, do}) }
+	waits := true
 	for _, c := range w.pending {
 		switch {
+		case c.kind == commitGroup:
+			// No time passes meanwhile: the patience of those who commit differs.
+			waits = false
+			may(60, func() { w.performCommits(c.proc) })
 		case c.proc.frozen:
 		case c.ctx.Err() != nil || c.ready == nil || c.ready():
 			may(60, func() { w.perform(c) })
@@ -78,7 +83,9 @@ func (w *world) chaos() []event {
 			may(1, func() { w.refuse(c, "timed out") })
 		}
 	}
-	may(20, w.tick)
+	if waits {
+		may(20, w.tick)
+	}
 	may(12, w.produce)
 	may(1, w.compact)
 	for _, x := range w.table.open {
@@ -191,7 +198,7 @@ func (w *world) perform(c *call) {
 		case n == 0 && c.proc.unknown < unknownErrors && c.kind != commit && c.kind != answer:
 			c.proc.unknown++
 			w.cut(c, errUnknown)
-		case n <= 3 && (c.kind == claim || c.kind == insert || c.kind == initFlow || c.kind == commitGroup || c.kind == putDead):
+		case n <= 3 && (c.kind == claim || c.kind == insert || c.kind == initFlow || c.kind == putDead):
 			// It happens, and the answer is lost.
 			err := c.do()
 			w.say("%s %s %d %s: done (%v), and the answer is lost", c.proc, c.kind, c.lane, c.what, err)
@@ -211,6 +218,17 @@ func (w *world) perform(c *call) {
 		w.say("%s %s %d %s: %v", c.proc, c.kind, c.lane, c.what, err)
 		w.release(c, err)
 	}
+}
+
+// performCommits carries out, or fails, all that p has to tell the group. Of two
+// goroutines of an engine that both want to commit, either may have come first,
+// and with it what it commits; what comes of both is the same.
+func (w *world) performCommits(p *process) {
+	p.commits = allDone
+	if w.faults && w.rng.IntN(w.plan.faulty) == 0 {
+		p.commits = []fate{allFail, allLost}[w.rng.IntN(2)]
+	}
+	w.say("what %s tells the group: %s", p, p.commits)
 }
 
 // refuse fails a call that cannot be carried out now.
@@ -353,7 +371,10 @@ func (w *world) restStep(quiet int, running bool) int {
 	var events []event
 	may := func(do func()) { events = append(events, event{1, do}) }
 	for _, c := range w.pending {
-		if c.ctx.Err() != nil || c.ready == nil || c.ready() {
+		switch {
+		case c.kind == commitGroup:
+			may(func() { w.performCommits(c.proc) })
+		case c.ctx.Err() != nil || c.ready == nil || c.ready():
 			may(func() { w.perform(c) })
 		}
 	}

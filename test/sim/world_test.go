@@ -229,7 +229,11 @@ func (w *world) settle() {
 		case w.interrupt():
 		case w.group.settle(w):
 		case w.exits():
+		case w.commits():
 		default:
+			for _, p := range w.procs {
+				p.commits = allHeld
+			}
 			w.sortPending()
 			return
 		}
@@ -260,6 +264,37 @@ func (w *world) interrupt() bool {
 	}
 	return false
 }
+
+// commits carries out commits to the group, as the scheduler has decided.
+func (w *world) commits() bool {
+	for _, c := range w.pending {
+		if c.kind != commitGroup || c.proc.commits == allHeld {
+			continue
+		}
+		var err error
+		if c.proc.commits != allFail {
+			err = c.do()
+		}
+		if c.proc.commits != allDone {
+			err = errReset
+		}
+		w.release(c, err)
+		return true
+	}
+	return false
+}
+
+// fate is what becomes of commits to the group.
+type fate uint8
+
+const (
+	allHeld fate = iota
+	allDone
+	allFail
+	allLost // it is done, and the answer is lost
+)
+
+func (f fate) String() string { return [...]string{"held", "done", "failed", "lost"}[f] }
 
 func (w *world) sortPending() {
 	slices.SortFunc(w.pending, func(a, b *call) int {
@@ -312,6 +347,7 @@ type process struct {
 	gone   bool // Run has returned
 	// asked: it was told to stop.
 	asked   bool
+	commits fate
 	unknown int // errors without a class that it has met: a few would stop it
 }
 
