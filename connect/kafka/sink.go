@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -22,6 +23,8 @@ import (
 type Sink struct {
 	cfg SinkConfig
 	log *slog.Logger
+	// extra are options for tests: a way to the brokers through a proxy.
+	extra []kgo.Opt
 
 	// Set by Open.
 	setup flow.Setup
@@ -74,7 +77,7 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 	}
 	// Requests that carry topic ids instead of names from some version on are
 	// made here with names.
-	s.opts = append(opts, kgo.MaxVersions(versions(5)))
+	s.opts = slices.Concat(opts, []kgo.Opt{kgo.MaxVersions(versions(5))}, s.extra)
 	if s.admin, err = newCluster(&s.cfg.Connection, s.opts); err != nil {
 		return err
 	}
