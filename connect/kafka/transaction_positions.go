@@ -7,56 +7,22 @@ import (
 	"slices"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/penstockdev/penstock/flow"
 )
 
-const (
-	// settleTime is how long a predecessor's transaction may take to end by itself.
-	settleTime = 300 * time.Millisecond
-	// readTime bounds how long Read waits for transactions that are open.
-	readTime = 3 * time.Second
-)
+// readTime bounds how long Read waits for transactions that are open.
+const readTime = 3 * time.Second
 
 // nobody is the membership under which offsets are committed while the group
 // has no members.
 var nobody = flow.Member{Generation: -1}
 
-// kept returns what the group keeps. With stable, partitions whose offset a
-// transaction that is not ended may move are returned apart.
+// kept returns what the group keeps; see cluster.kept.
 func (s *TransactionalSink) kept(ctx context.Context, stable bool) (map[flow.Partition]kept, map[flow.Partition]bool, error) {
-	doing := "asking for the offsets of group " + s.group
-	ask := ctx
-	if stable {
-		ask = kadm.RequireStable(ctx)
-	}
-	resp, err := s.admin.adm.FetchOffsets(ask, s.group)
-	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
-		return nil, nil, s.cfg.explain(doing, err)
-	}
-	out, unstable := map[flow.Partition]kept{}, map[flow.Partition]bool{}
-	for t, ps := range resp {
-		for id, o := range ps {
-			p := flow.Partition{Topic: t, ID: id}
-			switch {
-			case errors.Is(o.Err, kerr.UnstableOffsetCommit):
-				unstable[p] = true
-			case o.Err != nil:
-				return nil, nil, s.cfg.explain(fmt.Sprintf("%s for %s", doing, p), o.Err)
-			case o.At >= 0:
-				k := kept{Checkpoint: flow.Checkpoint{Position: flow.Position{Partition: p, Offset: o.At, LeaderEpoch: o.LeaderEpoch}}}
-				if m, ok := parseMark(o.Metadata); ok {
-					k.mark, k.marked = m, m.source != ""
-					k.Owner, k.TopicID = m.owner, m.topicID
-				}
-				out[p] = k
-			}
-		}
-	}
-	return out, unstable, nil
+	return s.admin.kept(ctx, s.group, stable)
 }
 
 // commit commits offsets outside of a transaction: positions, each with its
@@ -195,25 +161,15 @@ func (s *TransactionalSink) Insert(ctx context.Context, positions []flow.Positio
 // Claim implements flow.Checkpointer.
 func (s *TransactionalSink) Claim(ctx context.Context, lane int, ps []flow.Partition) ([]flow.Checkpoint, error) {
 	doing := "taking over partitions of group " + s.group
-	var open time.Time // since when transactions of predecessors are waited for
 	for {
+		if err := s.admin.settle(ctx, s.group, ps, s.log); err != nil {
+			return nil, err
+		}
 		stored, unstable, err := s.kept(ctx, true)
 		if err != nil {
 			return nil, err
 		}
 		if slices.ContainsFunc(ps, func(p flow.Partition) bool { return unstable[p] }) {
-			switch {
-			case open.IsZero():
-				open = time.Now()
-			case time.Since(open) > settleTime:
-				if err := s.fencePredecessors(ctx, ps, unstable); err != nil {
-					return nil, err
-				}
-				open = time.Time{}
-			}
-			if !pause(ctx) {
-				return nil, ctx.Err()
-			}
 			continue
 		}
 		out := make([]flow.Checkpoint, len(ps))
@@ -256,47 +212,6 @@ func (s *TransactionalSink) hold(claimed []flow.Checkpoint) {
 	for i := range claimed {
 		c := &claimed[i]
 		s.held.parts[c.Partition] = holding{owner: c.Owner, offset: c.Offset, topicID: c.TopicID}
-	}
-}
-
-// fencePredecessors ends the transactions that keep the offsets unstable. The
-// lanes whose they are notice, if they are alive, and go on with what they own.
-func (s *TransactionalSink) fencePredecessors(ctx context.Context, ps []flow.Partition, unstable map[flow.Partition]bool) error {
-	stored, _, err := s.kept(ctx, false)
-	if err != nil {
-		return err
-	}
-	done := map[string]bool{}
-	for _, p := range ps {
-		id := stored[p].writer
-		if !unstable[p] || id == "" || done[id] {
-			continue
-		}
-		done[id] = true
-		s.log.Warn("removing a predecessor whose transaction is open", "flow", s.setup.Flow, "partition", p.String(), "transactional_id", id)
-		if err := s.fence(ctx, id); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// fence aborts the transaction of a transactional id, and fences its producer.
-func (s *TransactionalSink) fence(ctx context.Context, id string) error {
-	req := kmsg.NewPtrInitProducerIDRequest()
-	req.TransactionalID = &id
-	req.TransactionTimeoutMillis = int32(s.cfg.TransactionTimeout.Milliseconds()) //nolint:gosec // Validate bounds it
-	for {
-		resp, err := req.RequestWith(ctx, s.admin.cl)
-		if err == nil {
-			err = kerr.ErrorForCode(resp.ErrorCode)
-		}
-		if !errors.Is(err, kerr.ConcurrentTransactions) {
-			return s.refused("ending the transaction of "+id, "", err)
-		}
-		if !pause(ctx) {
-			return ctx.Err()
-		}
 	}
 }
 

@@ -290,7 +290,7 @@ func (w *transactor) commit(ctx context.Context, b *flow.Batch) error {
 // there is an error. Asking for a producer id ends the transaction, by the
 // outcome that was decided, or by an abort. Then the offsets are final.
 func (w *transactor) settle(ctx context.Context) (committed bool, err error) {
-	if err := w.sink.fence(ctx, w.id); err != nil {
+	if err := w.sink.admin.fence(ctx, w.id); err != nil {
 		return false, flow.Transient(fmt.Errorf("kafka: finding out whether a transaction was committed: %w", err))
 	}
 	ps := make([]flow.Partition, len(w.doubt))
