@@ -73,7 +73,7 @@ func (f *Flow) sizeFetch(heldUp, took time.Duration) {
 	r := &f.reading
 	if r.control != nil && r.records > 0 {
 		was := r.control.Bytes()
-		size := r.control.Observe(adapt.ReadSample{Read: took, Full: heldUp, Bytes: r.bytes, Behind: f.unread() >= r.records})
+		size := r.control.Observe(adapt.ReadSample{Read: took, Full: heldUp, Records: int(r.records), Bytes: r.bytes, Lag: f.unread()})
 		if size != was {
 			r.sizer.SetFetchSize(size)
 		}
