@@ -3,6 +3,7 @@ package queues
 import (
 	"context"
 	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -11,8 +12,8 @@ import (
 )
 
 const (
-	capacity  = 1024 // elements, of every queue
-	batchSize = 64
+	usualCapacity = 1024 // elements
+	batchSize     = 64
 )
 
 // queue carries the numbers 1 to n of each producer to one consumer.
@@ -25,20 +26,27 @@ type queue interface {
 	consume() (n int, sum uint64)
 }
 
-// contenders are made anew for every run, for so many producers.
-var contenders = []struct {
+// contender makes a queue for so many producers and elements, anew for every run.
+type contender struct {
 	name string
-	make func(b *testing.B, producers int) queue
-}{
-	{"ring-1", func(b *testing.B, producers int) queue { return &rings{r: newRing[uint64](b, producers), batch: 1} }},
-	{"ring-64", func(b *testing.B, producers int) queue {
-		return &rings{r: newRing[uint64](b, producers), batch: batchSize}
+	make func(b *testing.B, producers, capacity int) queue
+}
+
+var contenders = []contender{
+	{"ring-1", func(b *testing.B, producers, capacity int) queue {
+		return &rings{r: newRing[uint64](b, producers, capacity), push: 1, drain: 1}
 	}},
-	{"chan-1", func(*testing.B, int) queue { return &channel{c: make(chan uint64, capacity)} }},
-	{"chan-of-64", func(_ *testing.B, producers int) queue { return newBatches(producers) }},
-	{"mutex-1", func(*testing.B, int) queue { return newGuarded(1) }},
-	{"mutex-64", func(*testing.B, int) queue { return newGuarded(batchSize) }},
-	{"xsync-MPMC", func(*testing.B, int) queue {
+	{"ring-1-64", func(b *testing.B, producers, capacity int) queue {
+		return &rings{r: newRing[uint64](b, producers, capacity), push: 1, drain: batchSize}
+	}},
+	{"ring-64", func(b *testing.B, producers, capacity int) queue {
+		return &rings{r: newRing[uint64](b, producers, capacity), push: batchSize, drain: batchSize}
+	}},
+	{"chan-1", func(_ *testing.B, _, capacity int) queue { return &channel{c: make(chan uint64, capacity)} }},
+	{"chan-of-64", func(_ *testing.B, producers, capacity int) queue { return newBatches(producers, capacity) }},
+	{"mutex-1", func(_ *testing.B, _, capacity int) queue { return newGuarded(1, capacity) }},
+	{"mutex-64", func(_ *testing.B, _, capacity int) queue { return newGuarded(batchSize, capacity) }},
+	{"xsync-MPMC", func(_ *testing.B, _, capacity int) queue {
 		return &xsyncQueue{q: xsync.NewMPMCQueue[uint64](capacity)}
 	}},
 }
@@ -51,12 +59,24 @@ func BenchmarkElements(b *testing.B) {
 			machine.prepare(b)
 			for _, producers := range []int{1, 4} {
 				for _, c := range contenders {
-					b.Run("producers="+itoa(producers)+"/queue="+c.name, func(b *testing.B) {
-						carry(b, c.make(b, producers), producers)
+					b.Run("producers="+strconv.Itoa(producers)+"/queue="+c.name, func(b *testing.B) {
+						carry(b, c.make(b, producers, usualCapacity), producers)
 					})
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkCapacity is BenchmarkElements with one producer, beside nothing, for
+// queues of other capacities.
+func BenchmarkCapacity(b *testing.B) {
+	for _, capacity := range []int{64, 256, 1024, 16384} {
+		for _, c := range contenders {
+			b.Run("capacity="+strconv.Itoa(capacity)+"/queue="+c.name, func(b *testing.B) {
+				carry(b, c.make(b, 1, capacity), 1)
+			})
+		}
 	}
 }
 
@@ -82,7 +102,7 @@ func carry(b *testing.B, q queue, producers int) {
 	}
 }
 
-func newRing[T any](b *testing.B, producers int) *ring.Ring[T] {
+func newRing[T any](b *testing.B, producers, capacity int) *ring.Ring[T] {
 	b.Helper()
 	make := ring.NewMPSC[T]
 	if producers == 1 {
@@ -95,15 +115,15 @@ func newRing[T any](b *testing.B, producers int) *ring.Ring[T] {
 	return r
 }
 
-// rings pushes and drains batch elements at a time.
+// rings pushes and drains so many elements at a time.
 type rings struct {
-	r     *ring.Ring[uint64]
-	batch int
+	r           *ring.Ring[uint64]
+	push, drain int
 }
 
 func (q *rings) produce(n int) {
 	ctx := context.Background()
-	if q.batch == 1 {
+	if q.push == 1 {
 		for i := range n {
 			if _, err := q.r.Push(ctx, uint64(i)+1); err != nil {
 				panic(err)
@@ -111,9 +131,9 @@ func (q *rings) produce(n int) {
 		}
 		return
 	}
-	batch := make([]uint64, 0, q.batch)
+	batch := make([]uint64, 0, q.push)
 	for i := range n {
-		if batch = append(batch, uint64(i)+1); len(batch) == q.batch || i == n-1 {
+		if batch = append(batch, uint64(i)+1); len(batch) == q.push || i == n-1 {
 			if _, err := q.r.Push(ctx, batch...); err != nil {
 				panic(err)
 			}
@@ -126,7 +146,7 @@ func (q *rings) close() { q.r.Close() }
 
 func (q *rings) consume() (count int, sum uint64) {
 	ctx := context.Background()
-	batch := make([]uint64, q.batch)
+	batch := make([]uint64, q.drain)
 	for {
 		n, err := q.r.Drain(ctx, batch)
 		if err != nil {
@@ -161,7 +181,7 @@ func (q *channel) consume() (count int, sum uint64) {
 // batches is a channel of batches, which come back through another one.
 type batches struct{ full, free chan []uint64 }
 
-func newBatches(producers int) *batches {
+func newBatches(producers, capacity int) *batches {
 	q := &batches{full: make(chan []uint64, capacity/batchSize), free: make(chan []uint64, capacity/batchSize+producers+1)}
 	for range cap(q.free) {
 		q.free <- make([]uint64, 0, batchSize)
@@ -197,15 +217,16 @@ func (q *batches) consume() (count int, sum uint64) {
 // guarded is a slice under a mutex: producers append batches, the consumer
 // swaps it for an empty one.
 type guarded struct {
-	batch         int
+	batch, capacity int
+
 	mu            sync.Mutex // guards what follows
 	filled, space sync.Cond
 	values        []uint64
 	closed        bool
 }
 
-func newGuarded(batch int) *guarded {
-	q := &guarded{batch: batch, values: make([]uint64, 0, capacity)}
+func newGuarded(batch, capacity int) *guarded {
+	q := &guarded{batch: batch, capacity: capacity, values: make([]uint64, 0, capacity)}
 	q.filled.L, q.space.L = &q.mu, &q.mu
 	return q
 }
@@ -215,7 +236,7 @@ func (q *guarded) produce(n int) {
 	for i := range n {
 		if batch = append(batch, uint64(i)+1); len(batch) == q.batch || i == n-1 {
 			q.mu.Lock()
-			for len(q.values)+len(batch) > capacity {
+			for len(q.values)+len(batch) > q.capacity {
 				q.space.Wait()
 			}
 			q.values = append(q.values, batch...)
@@ -234,7 +255,7 @@ func (q *guarded) close() {
 }
 
 func (q *guarded) consume() (count int, sum uint64) {
-	spare := make([]uint64, 0, capacity)
+	spare := make([]uint64, 0, q.capacity)
 	for {
 		q.mu.Lock()
 		for len(q.values) == 0 && !q.closed {
