@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/penstockdev/penstock/internal/adapt"
+	"github.com/penstockdev/penstock/internal/failpoint"
 )
 
 // Flow is a running, or not yet running, flow.
@@ -472,7 +473,7 @@ func (f *Flow) count(s *BatchStats) {
 	f.rows.Add(int64(s.Rows))
 	f.dead.Add(int64(s.Records - s.Rows))
 	f.bytes.Add(s.Bytes)
-	f.lastCommit.Store(time.Now().UnixMicro())
+	f.lastCommit.Store(failpoint.WallClock().UnixMicro())
 	if f.cfg.Observer != nil {
 		f.cfg.Observer.BatchWritten(*s)
 	}
@@ -499,7 +500,7 @@ func (f *Flow) Status() Status {
 	if t := f.lastCommit.Load(); t != 0 {
 		s.LastCommit = time.UnixMicro(t)
 	}
-	now := time.Now().UnixMicro()
+	now := failpoint.WallClock().UnixMicro()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.State = f.state

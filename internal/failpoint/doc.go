@@ -11,4 +11,8 @@
 // sleep:DURATION, and n is the hit at which it acts (1 if absent; every hit
 // from the n-th on for sleep). A line "failpoint NAME" is written to standard error
 // before the action, so that a test knows what happened.
+//
+// What asks for the time of day, and not for how long something takes, asks
+// WallClock. With the tag, PENSTOCK_CLOCK_JUMP=DURATION sets that clock forward and
+// back by so much, several times a second.
 package failpoint

@@ -79,3 +79,30 @@ func Hit(name string) {
 		time.Sleep(p.sleep)
 	}
 }
+
+// clockJump is how far the wall clock jumps, back and forth; 0: it does not.
+var clockJump = parseJump(os.Getenv("PENSTOCK_CLOCK_JUMP"))
+
+func parseJump(s string) time.Duration {
+	if s == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		panic("PENSTOCK_CLOCK_JUMP: " + err.Error())
+	}
+	return d
+}
+
+// WallClock is the time of day as a machine shows it whose clock is set
+// forward and back every tenth of a second. It has no monotonic part.
+func WallClock() time.Time {
+	now := time.Now().Round(0)
+	switch now.UnixMilli() / 100 % 3 {
+	case 0:
+		return now.Add(clockJump)
+	case 1:
+		return now.Add(-clockJump)
+	}
+	return now
+}
