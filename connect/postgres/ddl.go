@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -175,9 +176,14 @@ func (s *Sink) ensure(ctx context.Context, pg *pgconn.PgConn, p *place) error {
 		}
 	}
 	var absent []string // which nobody asked to create
+	var faults []error  // of the tables that are there
 	for i := range p.targets {
 		t := &p.targets[i]
-		if t.table != nil || slices.ContainsFunc(p.targets[:i], func(o target) bool { return o.name == t.name }) {
+		if t.table != nil {
+			faults = append(faults, t.check())
+			continue
+		}
+		if slices.ContainsFunc(p.targets[:i], func(o target) bool { return o.name == t.name }) {
 			continue
 		}
 		create, err := createTableDDL(t.name, t.fields, t.Key)
@@ -198,7 +204,10 @@ func (s *Sink) ensure(ctx context.Context, pg *pgconn.PgConn, p *place) error {
 	}
 	all := strings.Join(slices.Concat(ddl, grants), ";\n") + ";"
 	if len(absent) > 0 {
-		return flow.Fatal(fmt.Errorf("there is no table %s: set create_table: true, or run:\n%s", strings.Join(absent, ", and no table "), all))
+		faults = append(faults, fmt.Errorf("there is no table %s: set create_table: true, or run:\n%s", strings.Join(absent, ", and no table "), all))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return flow.Fatal(err)
 	}
 	if len(ddl) > 0 {
 		// Init refuses a flow that is another one than before; nothing must be made for it.
