@@ -94,7 +94,11 @@ func (w *world) chaos() []event {
 		}
 	}
 	if !w.plan.atLeastOnce && w.table.restorable() {
-		may(2, w.table.restore)
+		weight := 2
+		if slices.ContainsFunc(w.pending, func(c *call) bool { return c.kind == seek }) {
+			weight = 10 // while the engine already goes back
+		}
+		may(weight, w.table.restore)
 	}
 	if len(w.ledgers) < 8 {
 		may(1, w.grow)
@@ -337,8 +341,17 @@ func (w *world) rest() {
 		}
 		return w.violation != nil
 	}
-	for quiet := 0; !w.caughtUp() || !w.lagless(); {
-		if quiet = w.restStep(quiet, true); overdue("everything is durable") {
+	for restores := w.rng.IntN(3); ; restores-- {
+		for quiet := 0; !w.caughtUp() || !w.lagless(); {
+			if quiet = w.restStep(quiet, true); overdue("everything is durable") {
+				return
+			}
+		}
+		if restores <= 0 || w.plan.atLeastOnce || !w.table.restorable() {
+			break
+		}
+		// Found without a record to write, too.
+		if w.step([]event{{1, w.table.restore}}) {
 			return
 		}
 	}

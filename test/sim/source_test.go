@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/penstockdev/penstock/flow"
 )
@@ -27,6 +28,9 @@ type source struct {
 	ended   bool        // orders is closed
 	order   *order      // under way; nil if none
 	left    chan struct{}
+	// givenUp are partitions whose Revoked has returned in time: nothing of them
+	// may be written until they come back.
+	givenUp map[flow.Partition]bool
 	// stale is where reading stood when a partition was revoked, for a bug.
 	stale map[flow.Partition]int64
 }
@@ -37,6 +41,9 @@ type reading struct {
 	paused bool
 }
 
+// revokeBound is how long Revoked may wait for what is being written.
+const revokeBound = 10 * time.Second
+
 // order is a call of Assigned or of Revoked.
 type order struct {
 	ctx       context.Context
@@ -44,6 +51,7 @@ type order struct {
 	infos     []flow.PartitionInfo // of Assigned
 	ps        []flow.Partition
 	lost      bool
+	began     time.Time
 	positions []flow.Position
 	err       error
 	done      bool
@@ -58,7 +66,7 @@ var (
 
 func newSource(p *process) *source {
 	return &source{
-		p: p, assigned: map[flow.Partition]*reading{}, stale: map[flow.Partition]int64{},
+		p: p, assigned: map[flow.Partition]*reading{}, stale: map[flow.Partition]int64{}, givenUp: map[flow.Partition]bool{},
 		orders: make(chan *order, 1), left: make(chan struct{}),
 	}
 }
@@ -97,6 +105,7 @@ func (s *source) session() {
 // tell gives the session an order. It must be idle.
 func (s *source) tell(o *order) {
 	o.ctx, o.cancel = context.WithCancel(context.Background())
+	o.began = time.Now()
 	s.order = o
 	s.orders <- o
 }
@@ -308,6 +317,7 @@ func (g *coordinator) assign(w *world, p *process, ps []flow.Partition) {
 			o.infos = append(o.infos, info)
 			g.owner[info.Partition] = p
 			p.source.assigned[info.Partition] = &reading{next: -1}
+			delete(p.source.givenUp, info.Partition)
 		}
 	}
 	w.say("%s is assigned %s", p, list(ps))
@@ -379,6 +389,7 @@ func (g *coordinator) hasRevoked(w *world, p *process, o *order) {
 			p.source.stale[name] = r.next
 		}
 		delete(p.source.assigned, name)
+		p.source.givenUp[name] = !o.lost && time.Since(o.began) < revokeBound
 		if g.owner[name] == p {
 			delete(g.owner, name)
 		}

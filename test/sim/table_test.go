@@ -143,6 +143,10 @@ func (t *table) move(x *tx) {
 		if c.Owner != p.Owner {
 			t.w.violate("%s moved the position of %s, which has been taken over (owner epoch %d, now %d)", x.proc, p.Partition, p.Owner, c.Owner)
 		}
+		// After a restore an earlier life of the partition may have its epoch back.
+		if x.proc.source.givenUp[p.Partition] && !x.abandoned && t.w.stats.Restores == 0 {
+			t.w.violate("%s moved the position of %s after it has given it up", x.proc, p.Partition)
+		}
 		if p.Next < s.next {
 			t.w.violate("%s moved the position of %s back from %d to %d", x.proc, p.Partition, s.next, p.Next)
 		}
