@@ -27,8 +27,9 @@ type Connection struct {
 
 // How to encrypt, and how to log in.
 type (
-	TLS  = login.TLS
-	SASL = login.SASL
+	TLS   = login.TLS
+	SASL  = login.SASL
+	OAuth = login.OAuth
 )
 
 // answerTimeout bounds a question to the cluster where nobody else does.

@@ -48,8 +48,12 @@ type token struct {
 	expires time.Time
 }
 
+// minLife is what a token must have left to be sent. kgo logs in again one second
+// before a session ends, and brokers refuse a second login within a second.
+const minLife = 2 * time.Second
+
 func (t token) valid(now time.Time) bool {
-	return t.text != "" && (t.expires.IsZero() || now.Before(t.expires))
+	return t.text != "" && (t.expires.IsZero() || t.expires.Sub(now) >= minLife)
 }
 
 // tokens gets tokens, one at a time.
@@ -105,8 +109,8 @@ func (t *tokens) fromFile(o *OAuth, log *slog.Logger) (string, error) {
 	if err != nil {
 		return "", &TokenError{From: o.TokenFile, Err: err}
 	}
-	if c, ok := claimsOf(text); ok && !c.expiry().IsZero() && time.Now().After(c.expiry()) {
-		return "", &TokenError{From: o.TokenFile, Temporary: true, Err: fmt.Errorf("the token in it has expired on %s: "+
+	if c, _ := claimsOf(text); !(token{text: text, expires: c.expiry()}).valid(time.Now()) {
+		return "", &TokenError{From: o.TokenFile, Temporary: true, Err: fmt.Errorf("the token in it is good until %s only: "+
 			"check what renews the file, and this machine's clock", c.expiry().Format(time.RFC3339))}
 	}
 	return text, nil
