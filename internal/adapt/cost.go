@@ -20,10 +20,17 @@ const (
 
 	// memory is in how many samples what they measure is forgotten.
 	memory = 16
+	// drift is the variance by which a alone may change from one batch to the
+	// next, as a share of (a+b·n)².
+	drift = 2e-5
 	// strangeFrom is from how many standard deviations on a sample is left out,
 	// and changedAfter how many of these in a row mean that the plant has changed.
 	strangeFrom  = 4
 	changedAfter = 3
+
+	// absurd is by which factor one cost must exceed what a batch took to be
+	// given up; scatter alone does not do that.
+	absurd = 10
 
 	noiseFirst, noiseMin, noiseMax = 0.3 * 0.3, 0.05 * 0.05, 0.7 * 0.7
 
@@ -83,7 +90,25 @@ func (c *cost) observe(n, t float64) {
 	c.pAA -= ka * ka * scale
 	c.pAB -= ka * kb * scale
 	c.pBB -= kb * kb * scale
+	if c.a > absurd*t || c.b*n > absurd*t {
+		// Neither cost can be more than both: what was learnt before is nonsense.
+		c.a, c.b = t/2, t/2/n
+		c.pAA, c.pAB, c.pBB = t*t, 0, t*t/(n*n)
+	}
+	c.wander(n, predicted/(predicted+scatter)*err)
 	c.bound()
+}
+
+// wander makes what is known about a alone old: the costs may change in a way
+// that batches of one size do not show, and probably have where a+b·n, for
+// this n, has just moved. The variance of a+b·n stays as it is.
+func (c *cost) wander(n, moved float64) {
+	t := c.a + c.b*n
+	bn := c.b * n / t
+	q := bn * bn * (drift*t*t + moved*moved)
+	c.pAA += q
+	c.pAB -= q / n
+	c.pBB += q / (n * n)
 }
 
 // bound keeps both costs positive: an estimate that would leave the range moves

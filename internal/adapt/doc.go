@@ -36,30 +36,40 @@
 // come without pause; U is a half. While the flow lags, an idle writer waits up to a/ε:
 // then fixed costs are ε of its time even where the reader is slower than it.
 //
-// a and b are estimated while the flow runs, by a Kalman filter on ln a and
-// ln b: times are positive and vary by a factor, not by an amount. With
-// s = b·n/(a+b·n) the observation ln t has the gradient (1-s, s): what a
-// sample says is shared out in proportion. Three additions make it fit for use:
+// a and b are estimated while the flow runs, by recursive least squares on t,
+// weighted by 1/t² because times scatter by a factor and not by an amount. Four
+// additions make it fit for use:
 //
-//   - The past is forgotten only in the direction that a sample
-//     measures. Batches of one size for hours tell a+b·n and nothing of
-//     a alone; plain exponential forgetting would let the quotient drift.
+//   - The past is forgotten only in the direction that a sample measures. A
+//     thousand batches of one size tell a+b·n and nothing of a alone; plain
+//     exponential forgetting would let the quotient run away.
+//   - But what is known of a alone does grow old, the faster the more a+b·n
+//     moves. When the standard deviation of a has reached a tenth of t, or
+//     half the scatter, a lane that lags writes some batches of half the size, and
+//     knows again. That is the only deliberate departure from n*. With a
+//     scatter of 10 % it happens about every 80 batches.
 //   - A sample beyond four standard deviations is left out (a checkpoint of the
-//     database, a lost packet), unless it is the third in a row on the same side:
-//     then the plant has changed, and the filter opens.
-//   - n* is computed from the upper side of what a/b may be. A batch that is too
-//     large costs memory, one that is too small costs rate; and where
-//     the quotient is not known, other sizes are what makes it known.
+//     database, a lost packet), unless it is the third in a row on the same
+//     side: then the database has changed, and either cost may have by all of it.
+//   - n* is computed with a plus its standard deviation, to at most double. A
+//     batch that is too large costs memory, one that is too small costs rate.
 //
-// The settings follow from estimates that do not depend on the settings, so
-// there is no loop through the plant that could oscillate; what is left of noise is kept
-// out by a dead band and by moving at most a factor of two a batch.
+// Memory comes first. Where a lane is full before it has n* records, the limit
+// is the mean of what fitted, so that one batch is prepared while the one before
+// it is written. Lingers follow from estimates that do not depend on them, so there is
+// no loop that could oscillate. The limit of a batch moves by a factor of two at
+// most, only by more than a fifth, and only when a batch that
+// was cut by the limit before has been seen: the pipeline is a dead time of three.
+//
+// Where the model does not fit, because large transactions cost more a record, a
+// tangent takes its place; it reaches about nine tenths of the maximum.
 //
 // A fetch has the same form, but how long it takes is hidden behind the client's
 // buffer while the reader keeps up. So the Reader climbs instead: while the log holds
-// more and lanes do not hold the reader up, the size of a fetch doubles, as TCP's slow start
-// does up to a threshold, and beyond it only as long as a doubling
-// brings at least a tenth more; when the flow has caught up it shrinks.
+// another whole answer, the size of a fetch doubles, at once up to a threshold, as in
+// TCP's slow start; beyond it only where lanes do not hold the reader up, and only as
+// long as a doubling brings at least a tenth more. When the flow has caught up
+// it shrinks.
 //
 // # Sources
 //
@@ -67,7 +77,7 @@
 // al., Implementation Techniques for Main Memory Database Systems, SIGMOD 1984
 // (group commit). Jacobson, Congestion Avoidance and Control, SIGCOMM 1988.
 // Åström, Wittenmark, Adaptive Control, 2nd ed. 1995, chapters 2 (recursive
-// estimation), 3 and 4 (self-tuning regulators) and 11 (practical issues). Cao, Schwartz, A
-// directional forgetting algorithm based on the decomposition of the information matrix,
-// Automatica 36, 2000.
+// estimation), 3 (self-tuning regulators), 7 (dual control: trying in order to know) and
+// 11 (practical issues). Kulhavý, Restricted exponential forgetting in real-time
+// identification, Automatica 23, 1987.
 package adapt

@@ -71,8 +71,9 @@ const (
 	// lingerBand is the difference below which a linger is left alone, beside the dead band.
 	lingerBand = 50 * time.Microsecond
 	// relax is the factor by which the ceiling rises with each batch that was
-	// not cut for want of memory.
-	relax = 1.01
+	// not cut for want of memory: what fits changes seldom, and finding out costs
+	// some batches that cannot be prepared in time.
+	relax = 1.002
 	// mostRecords is more than any batch holds.
 	mostRecords = 1 << 30
 	// gapMemory is over how many batches Starved is averaged.
@@ -159,7 +160,9 @@ func (c *Lane) records(n int, full bool) {
 	switch {
 	case ignorant && (full || n >= c.now.Records && want < now*deadBand):
 		// From batches of one size nothing can be learnt of a alone: try another.
-		want = float64(n) / step
+		if want = float64(n) / step; want < float64(c.limits.MinRecords) {
+			want = float64(n) * step
+		}
 	case n < c.now.Records:
 		want = min(want, now, c.ceiling) // the limit did not bind: raising it means nothing
 	default:

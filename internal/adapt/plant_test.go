@@ -15,6 +15,8 @@ import (
 type plant struct {
 	seed   uint64
 	length float64
+	// watched: latencies are kept.
+	watched bool
 
 	arrivals    func(*rand.Rand) arrivals
 	recordBytes int
@@ -346,7 +348,8 @@ func (l *simLane) writeNext() {
 			l.set = l.ctl.Observe(adapt.Sample{Records: b.n, Starved: duration(b.starved), Write: duration(took), Full: b.full})
 		}
 		m.out.written = append(m.out.written, point{m.now, took, b.n})
-		for _, r := range b.runs {
+		for i := 0; i < len(b.runs) && m.watched; i++ {
+			r := b.runs[i]
 			m.out.latencies = append(m.out.latencies, weighed{m.now, m.now - r.appended, r.n})
 		}
 		m.out.drained = m.now
