@@ -346,6 +346,7 @@ func TestObserveDoesNotAllocate(t *testing.T) {
 func FuzzSettingsStayWithinLimits(f *testing.F) {
 	f.Add(int64(1), int64(1), int64(1), uint64(1))
 	f.Add(int64(1), int64(1), int64(1), uint64(76))
+	f.Add(int64(-47), int64(-25), int64(1), uint64(108))
 	f.Add(int64(0), int64(-1), int64(math.MinInt64), uint64(2))
 	f.Add(int64(math.MaxInt64), int64(math.MaxInt64), int64(math.MaxInt64), uint64(3))
 	f.Add(int64(200_000), int64(1), int64(0), uint64(4))

@@ -70,10 +70,11 @@ const (
 	delay = 3
 	// lingerBand is the difference below which a linger is left alone, beside the dead band.
 	lingerBand = 50 * time.Microsecond
-	// relax is the factor by which the ceiling rises with each batch that was
-	// not cut for want of memory: what fits changes seldom, and finding out costs
-	// some batches that cannot be prepared in time.
-	relax = 1.002
+	// The ceiling rises with each batch that was not cut for want of memory:
+	// slowly at first, because what fits changes seldom and finding out costs
+	// some batches that cannot be prepared in time; then ever faster, as in TCP
+	// CUBIC, because records may have become smaller by a lot.
+	relax, relaxMost, relaxAfter = 0.001, 0.1, 32
 	// mostRecords is more than any batch holds.
 	mostRecords = 1 << 30
 	// gapMemory is over how many batches Starved is averaged.
@@ -89,6 +90,7 @@ type Lane struct {
 	// lane is full alternate in size, and the next one cannot be prepared while
 	// the larger is written. last is the size of the last batch.
 	ceiling, last float64
+	fitted        int // batches since the ceiling was found
 	wait          int // batches until Records may change again
 	now           Settings
 }
@@ -151,9 +153,11 @@ func (c *Lane) records(n int, full bool) {
 	want := (1 - overhead) / overhead * a / b * min(optimism, 1+c.cost.fixedSpread()/a)
 	want = min(want, (c.limits.MaxWrite.Seconds()-a)/b)
 	if full {
-		c.ceiling = (c.last + float64(n)) / 2
+		c.ceiling, c.fitted = (c.last+float64(n))/2, 0
 	} else {
-		c.ceiling = min(c.ceiling*relax, float64(c.limits.MaxRecords))
+		c.fitted++
+		k := float64(c.fitted) / relaxAfter
+		c.ceiling = min(c.ceiling*(1+min(relax*(1+k*k), relaxMost)), float64(c.limits.MaxRecords))
 	}
 	c.last = float64(n)
 	ignorant := c.cost.fixedSpread() > max(ignorance, math.Sqrt(c.cost.noise)/2)*(a+b*float64(n))
