@@ -21,6 +21,8 @@ type outcome struct {
 // run runs the schedule of a seed, in a bubble.
 func run(seed uint64, b bug, trace io.Writer) outcome {
 	w := newWorld(seed, b, trace)
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.say("%s", w.plan.String())
 	for range 1 + w.rng.IntN(w.plan.processes) {
 		w.spawn()
@@ -270,7 +272,7 @@ func (w *world) tick() {
 		200 * time.Millisecond, time.Second, 11 * time.Second, 31 * time.Second,
 	}[w.rng.IntN(10)]
 	w.say("%s pass", d)
-	w.sleep(d)
+	w.pass(d)
 }
 
 func (w *world) produce() {
@@ -417,7 +419,7 @@ func (w *world) restStep(quiet int, running bool) int {
 	d := waits[min(quiet, len(waits)-1)]
 	w.step([]event{{1, func() {
 		w.say("%s pass", d)
-		w.sleep(d)
+		w.pass(d)
 	}}})
 	return quiet + 1
 }
@@ -432,6 +434,6 @@ func (w *world) end() {
 		if !slices.ContainsFunc(w.procs, func(p *process) bool { return !p.gone }) {
 			break
 		}
-		w.sleep(time.Second)
+		w.pass(time.Second)
 	}
 }

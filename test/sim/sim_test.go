@@ -19,6 +19,7 @@ import (
 
 var (
 	seedFlag  = flag.Int64("seed", -1, "run the schedule of this seed alone")
+	firstFlag = flag.Uint64("first", 0, "the seed to begin with")
 	schedules = flag.Int64("schedules", 0, "run so many schedules, whatever time they take")
 	runFor    = flag.Duration("for", 0, "run schedules for so long (default $PENSTOCK_SIM_FOR, or 20s)")
 	traceFlag = flag.Bool("trace", false, "with -seed: print the trace and what the engines log")
@@ -71,7 +72,7 @@ func each(t *testing.T, first, n uint64, until time.Time, f func(t *testing.T, s
 		}
 	})
 	if n > 0 {
-		return min(n, next.Load())
+		return min(n, next.Load()) // a worker that finds nothing left has counted, too
 	}
 	return next.Load()
 }
@@ -108,7 +109,7 @@ func TestSchedules(t *testing.T) {
 	var sum stats
 	failed := 0
 	began := time.Now()
-	ran := each(t, 0, n, until, func(t *testing.T, seed uint64) bool {
+	ran := each(t, *firstFlag, n, until, func(t *testing.T, seed uint64) bool {
 		out := simulate(t, seed, bug{}, nil)
 		mu.Lock()
 		defer mu.Unlock()
@@ -125,11 +126,11 @@ func TestSchedules(t *testing.T) {
 
 // TestReplay: a seed makes the same schedule each time.
 func TestReplay(t *testing.T) {
-	n := uint64(300)
+	n, until := uint64(300), time.Now().Add(20*time.Second)
 	if *schedules > 0 {
-		n = uint64(*schedules)
+		n, until = uint64(*schedules), time.Time{}
 	}
-	each(t, 1<<32, n, time.Time{}, func(t *testing.T, seed uint64) bool {
+	ran := each(t, 1<<32, n, until, func(t *testing.T, seed uint64) bool {
 		one, two := simulate(t, seed, bug{}, nil), simulate(t, seed, bug{}, nil)
 		if one.hash != two.hash {
 			t.Errorf("seed %d: two runs differ:\n%s\n%s", seed, strings.Join(one.recent, ""), strings.Join(two.recent, ""))
@@ -137,4 +138,5 @@ func TestReplay(t *testing.T) {
 		}
 		return true
 	})
+	t.Logf("%d schedules, twice each", ran)
 }

@@ -215,9 +215,11 @@ func (s *source) Seek(ctx context.Context, ps []flow.Position) error {
 func (s *source) Commit(ctx context.Context, ps []flow.Position) error {
 	// What is sent in one generation of the group does not count in another.
 	sent := make([]*reading, len(ps))
+	s.p.w.mu.Lock()
 	for i, pos := range ps {
 		sent[i] = s.assigned[pos.Partition]
 	}
+	s.p.w.mu.Unlock()
 	return s.p.w.call(&call{proc: s.p, kind: commitGroup, what: listPositions(ps), ctx: ctx, do: func() error {
 		for i, pos := range ps {
 			r := s.assigned[pos.Partition]
@@ -233,13 +235,15 @@ func (s *source) Commit(ctx context.Context, ps []flow.Position) error {
 	}})
 }
 
-// Pause implements flow.Pauser. The reader calls it while the scheduler waits.
+// Pause implements flow.Pauser.
 func (s *source) Pause(ps []flow.Partition) { s.setPaused(ps, true) }
 
 // Resume implements flow.Pauser.
 func (s *source) Resume(ps []flow.Partition) { s.setPaused(ps, false) }
 
 func (s *source) setPaused(ps []flow.Partition, paused bool) {
+	s.p.w.mu.Lock()
+	defer s.p.w.mu.Unlock()
 	for _, p := range ps {
 		if r := s.assigned[p]; r != nil {
 			r.paused = paused

@@ -25,9 +25,12 @@ const (
 	name  = "f"
 )
 
-// world is everything outside of the engines: log, group, table and time. It
-// is changed by the scheduler alone; pending is what engines leave for it.
+// world is everything outside of the engines: log, group, table and time. Its
+// lock is held by the scheduler but for the time in which it waits for the
+// engines to act; they take it to leave calls in pending, and little else.
 type world struct {
+	mu sync.Mutex // guards all fields, and those of everything in the world
+
 	seed   uint64
 	rng    *rand.Rand
 	plan   plan
@@ -42,7 +45,6 @@ type world struct {
 	procs   []*process
 	began   time.Time
 
-	mu      sync.Mutex // guards what follows
 	pending []*call
 	retries int // waits before another attempt since the world was last quiet
 
@@ -196,21 +198,21 @@ var errKilled = flow.Fatal(errors.New("the process was killed"))
 func (w *world) call(c *call) error {
 	c.done = make(chan struct{})
 	w.mu.Lock()
-	if c.proc.dead {
-		w.mu.Unlock()
+	dead := c.proc.dead
+	if !dead {
+		w.pending = append(w.pending, c)
+	}
+	w.mu.Unlock()
+	if dead {
 		return errKilled
 	}
-	w.pending = append(w.pending, c)
-	w.mu.Unlock()
 	<-c.done
 	return c.err
 }
 
 // release lets the caller go on.
 func (w *world) release(c *call, err error) {
-	w.mu.Lock()
 	w.pending = slices.DeleteFunc(w.pending, func(o *call) bool { return o == c })
-	w.mu.Unlock()
 	c.err = err
 	close(c.done)
 }
@@ -218,14 +220,13 @@ func (w *world) release(c *call, err error) {
 // settle waits until nothing moves any more. What needs no decision is done here.
 func (w *world) settle() {
 	for {
+		w.mu.Unlock()
 		synctest.Wait()
 		w.mu.Lock()
-		retries := w.retries
-		w.retries = 0
-		w.mu.Unlock()
 		switch {
-		case retries > 0:
-			w.sleep(10 * retryWait)
+		case w.retries > 0:
+			w.retries = 0
+			w.pass(10 * retryWait)
 		case w.interrupt():
 		case w.group.settle(w):
 		case w.exits():
@@ -240,8 +241,11 @@ func (w *world) settle() {
 	}
 }
 
-func (w *world) sleep(d time.Duration) {
+// pass lets time pass.
+func (w *world) pass(d time.Duration) {
+	w.mu.Unlock()
 	time.Sleep(d) //nolint:forbidigo // virtual: it lets the bubble's clock move
+	w.mu.Lock()
 }
 
 // interrupt ends calls of the reader and of the committer whose context has
@@ -315,7 +319,7 @@ func (w *world) say(format string, args ...any) {
 	w.line = fmt.Appendf(w.line[:0], "%4d %12s  ", w.steps, time.Since(w.began))
 	w.line = fmt.Appendf(w.line, format, args...)
 	w.line = append(w.line, '\n')
-	w.hash.Write(w.line) //nolint:errcheck // a hash does not fail
+	w.hash.Write(w.line)
 	if len(w.recent) == 60 {
 		w.recent = append(w.recent[:0], w.recent[1:]...)
 	}
@@ -343,7 +347,7 @@ type process struct {
 	exited chan error
 
 	frozen bool // the scheduler leaves it alone
-	dead   bool // killed, or ended; guarded by world.mu
+	dead   bool // killed, or ended
 	gone   bool // Run has returned
 	// asked: it was told to stop.
 	asked   bool
@@ -368,7 +372,7 @@ func (p *process) Retrying(_, _ int, wait time.Duration, _ error) {
 	p.w.retries++
 	p.w.mu.Unlock()
 	if wait < retryWait {
-		p.w.sleep(retryWait - wait)
+		time.Sleep(retryWait - wait) //nolint:forbidigo // virtual
 	}
 }
 
@@ -424,7 +428,6 @@ func (w *world) kill(p *process) {
 }
 
 func (w *world) bury(p *process) {
-	w.mu.Lock()
 	p.dead = true
 	var mine []*call
 	for _, c := range w.pending {
@@ -432,7 +435,6 @@ func (w *world) bury(p *process) {
 			mine = append(mine, c)
 		}
 	}
-	w.mu.Unlock()
 	for _, c := range mine {
 		w.release(c, errKilled)
 	}
