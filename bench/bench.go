@@ -53,6 +53,8 @@ var parts = []part{
 	{"start", "start of the process to the first committed row", (*Bench).start, backlog},
 	{"sqlite", "Kafka to SQLite, beside a bare prepared-statement loop", (*Bench).sqlite, backlog},
 	{"latency", "from the acknowledgement of a record to its row being visible, at 10,000 records/s", (*Bench).latency, servers},
+	{"copy", "Kafka to Kafka, at least and exactly once, beside a hand-written copy", (*Bench).copyTopic, backlog},
+	{"partitions", "1,000 partitions beside 8, Kafka to PostgreSQL", (*Bench).manyPartitions, servers},
 }
 
 func parseOptions(args []string) (Options, error) {
@@ -129,6 +131,7 @@ type Bench struct {
 	penstock *Penstock
 	topic    *Topic // with the backlog
 	topics   []*Topic
+	crcs     []uint32 // of the backlog's records
 }
 
 func runBench(ctx context.Context, out io.Writer, o Options) (err error) {

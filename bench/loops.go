@@ -22,6 +22,7 @@ import (
 type loopOptions struct {
 	Brokers  string
 	Topic    string
+	Target   string
 	Database string
 	File     string
 	Lanes    int

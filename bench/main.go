@@ -36,6 +36,7 @@ func runLoop(ctx context.Context, name string, args []string) error {
 	fs := flag.NewFlagSet("loop "+name, flag.ContinueOnError)
 	fs.StringVar(&o.Brokers, "brokers", "", "brokers")
 	fs.StringVar(&o.Topic, "topic", "", "topic")
+	fs.StringVar(&o.Target, "target", "", "topic to write to")
 	fs.StringVar(&o.Database, "database", "", "URL or file")
 	fs.StringVar(&o.File, "file", "", "rows")
 	fs.IntVar(&o.Lanes, "lanes", 1, "lanes")
@@ -53,6 +54,8 @@ func runLoop(ctx context.Context, name string, args []string) error {
 			_, err = fmt.Fprintf(os.Stdout, "%f\n", took.Seconds())
 		}
 		return err
+	case "copy":
+		return copyLoop(ctx, o)
 	case "sqlite":
 		return sqliteLoop(ctx, o)
 	}

@@ -83,14 +83,7 @@ func (t *Topic) Fill(ctx context.Context, records int, place func(i int) int32) 
 func (t *Topic) writeFiles(ctx context.Context, dir string) (err error) {
 	t.File = filepath.Join(dir, t.Name+".copy")
 	t.Halves = [2]string{filepath.Join(dir, t.Name+".lower.copy"), filepath.Join(dir, t.Name+".upper.copy")}
-	offsets := map[int32]kgo.Offset{}
-	for p := range int32(partitions) {
-		offsets[p] = kgo.NewOffset().AtStart()
-	}
-	client, err := kgo.NewClient(
-		kgo.SeedBrokers(t.Brokers...),
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{t.Name: offsets}),
-	)
+	client, err := t.reader()
 	if err != nil {
 		return err
 	}
@@ -127,6 +120,15 @@ func (t *Topic) writeFiles(ctx context.Context, dir string) (err error) {
 		}
 	}
 	return nil
+}
+
+// reader reads all partitions from the beginning, in no group.
+func (t *Topic) reader(opts ...kgo.Opt) (*kgo.Client, error) {
+	offsets := map[int32]kgo.Offset{}
+	for p := range int32(partitions) {
+		offsets[p] = kgo.NewOffset().AtStart()
+	}
+	return kgo.NewClient(append(opts, kgo.SeedBrokers(t.Brokers...), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{t.Name: offsets}))...)
 }
 
 // Delete removes the topic.
