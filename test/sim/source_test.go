@@ -93,12 +93,16 @@ func (s *source) Subscribe(ctx context.Context, in flow.Intake) error {
 func (s *source) session() {
 	defer close(s.left)
 	for o := range s.orders {
+		var positions []flow.Position
+		var err error
 		if o.infos != nil {
-			o.positions, o.err = s.in.Assigned(o.ctx, o.infos)
+			positions, err = s.in.Assigned(o.ctx, o.infos)
 		} else {
 			s.in.Revoked(o.ctx, o.ps, o.lost)
 		}
-		o.done = true
+		s.p.w.mu.Lock()
+		o.positions, o.err, o.done = positions, err, true
+		s.p.w.mu.Unlock()
 	}
 }
 
