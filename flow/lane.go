@@ -147,7 +147,9 @@ func (l *lane) poke() {
 	}
 }
 
-// deliver queues what the source read of p. The caller is the reader.
+// deliver queues what the source read of p. The caller is the reader, who wakes
+// the lanes when its Read has ended: else the first partition's records would
+// make a batch of their own.
 func (l *lane) deliver(p *partition, f Fetch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -170,7 +172,6 @@ func (l *lane) deliver(p *partition, f Fetch) {
 	l.bytes += c.bytes
 	l.f.reading.records += int64(len(recs))
 	l.f.reading.bytes += c.bytes
-	l.poke()
 }
 
 // drop empties p's queue. The caller holds l.mu.

@@ -26,6 +26,9 @@ func (f *Flow) readLoop(ctx context.Context) {
 			continue
 		}
 		err := f.cfg.Source.Read(reading)
+		for _, l := range f.lanes {
+			l.poke()
+		}
 		f.mu.Lock()
 		f.wakeRead = nil
 		f.mu.Unlock()
