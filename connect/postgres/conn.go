@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -27,7 +28,9 @@ func (s *Sink) dial(ctx context.Context) (*session, error) { return s.dialAs(ctx
 func (s *Sink) dialAs(ctx context.Context, appName string) (*session, error) {
 	cfg, err := parseURL(s.cfg.URL)
 	if err != nil {
-		return nil, flow.Fatal(fmt.Errorf("url: %w", err))
+		// NewSink has read it, so it is one of the files that it names: somebody is
+		// about to write it.
+		return nil, flow.Transient(fmt.Errorf("url: %w", err))
 	}
 	pw, ok, err := s.cfg.password()
 	if err != nil {
@@ -42,6 +45,9 @@ func (s *Sink) dialAs(ctx context.Context, appName string) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.ConnectTimeout)
 	defer cancel()
 	pg, err := pgconn.ConnectConfig(ctx, cfg)
+	if hint := tlsRefused(err); hint != "" {
+		return nil, flow.Fatal(fmt.Errorf("connect to PostgreSQL: %w; %s", &connectionError{text: connectText(err), err: err}, hint))
+	}
 	if err != nil {
 		return nil, connectError(err)
 	}
@@ -54,6 +60,21 @@ func (s *Sink) dialAs(ctx context.Context, appName string) (*session, error) {
 		return nil, connectError(err)
 	}
 	return &session{pg: pg, backend: string(rows[0][0])}, nil
+}
+
+// tlsRefused says what to do where the server has ended the talk about TLS, which
+// no retry helps against; empty: it has not.
+func tlsRefused(err error) string {
+	if err == nil || sqlState(err) != "" {
+		return ""
+	}
+	switch text := err.Error(); { // there are no types for either
+	case strings.Contains(text, "server refused TLS connection"):
+		return "the server has no TLS: set ssl = on there, or, on a network that is encrypted otherwise, sslmode=disable"
+	case strings.Contains(text, "remote error: tls:"):
+		return "the server refused the client's certificate: check that sslcert has not expired, and that a CA in the server's ssl_ca_file has signed it"
+	}
+	return ""
 }
 
 // hangUp closes a connection; the server rolls back what was open. Close waits

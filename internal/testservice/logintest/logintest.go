@@ -47,16 +47,20 @@ func NewCA(t testing.TB, name string) *CA {
 	return ca
 }
 
-// Issue makes a certificate for name, localhost and 127.0.0.1, that is valid
-// until then.
-func (ca *CA) Issue(name string, until time.Time) (cert, key []byte) {
+// Issue makes a certificate for a subject, valid until then, and for these hosts;
+// none: localhost and 127.0.0.1.
+func (ca *CA) Issue(name string, until time.Time, hosts ...string) (cert, key []byte) {
 	ca.t.Helper()
+	var ips []net.IP
+	if len(hosts) == 0 {
+		hosts, ips = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
+	}
 	private := newKey(ca.t)
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial(ca.t), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: until,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: hosts, IPAddresses: ips,
 	}, ca.cert, &private.PublicKey, ca.key)
 	if err != nil {
 		ca.t.Fatal(err)
