@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// answerLoser is a proxy that passes everything on except the answers to
-// certain requests.
+// answerLoser is a proxy for what toxiproxy cannot do: it passes everything on
+// except the answers to certain requests, and what goes over certain connections.
 type answerLoser struct {
 	listener net.Listener
 	wg       sync.WaitGroup
@@ -26,9 +26,9 @@ type answerLoser struct {
 // link is one proxied connection.
 type link struct {
 	client, server net.Conn
-	// dropAnswers is set once the request was seen whose answer is to be lost.
-	// Guarded by answerLoser.mu.
-	dropAnswers bool
+	// What follows is guarded by answerLoser.mu. dropAnswers is set once the
+	// request was seen whose answer is to be lost, silent by Silence.
+	dropAnswers, silent bool
 }
 
 func loseAnswers(target string) (*answerLoser, error) {
@@ -58,6 +58,17 @@ func (p *answerLoser) Lost() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lost
+}
+
+// Silence swallows everything that goes over the connections that are open
+// now, and closes none, as a host does that was switched off. New connections
+// are like any other.
+func (p *answerLoser) Silence() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.conns {
+		l.silent = true
+	}
 }
 
 // Redirect sends all new connections to another server, as a virtual address
@@ -91,15 +102,22 @@ func (p *answerLoser) accept() {
 			l.close()
 		} else {
 			p.conns[l] = struct{}{}
-			p.wg.Go(func() { p.pump(l, server, client, p.isRequest) })
-			p.wg.Go(func() { p.pump(l, client, server, p.isAnswer) })
+			p.wg.Go(func() { p.pump(l, server, client, p.onRequest) })
+			p.wg.Go(func() { p.pump(l, client, server, p.onAnswer) })
 		}
 		p.mu.Unlock()
 	}
 }
 
-// pump copies from src to dst until either ends, or a chunk is to be dropped.
-func (p *answerLoser) pump(l *link, dst, src net.Conn, drop func(*link, []byte) bool) {
+// What to do with what was read.
+const (
+	pass = iota
+	swallow
+	hangUp
+)
+
+// pump copies from src to dst until either ends, or the judge says so.
+func (p *answerLoser) pump(l *link, dst, src net.Conn, judge func(*link, []byte) int) {
 	defer func() {
 		l.close()
 		p.mu.Lock()
@@ -110,11 +128,13 @@ func (p *answerLoser) pump(l *link, dst, src net.Conn, drop func(*link, []byte) 
 	for {
 		n, err := src.Read(buf)
 		if n > 0 {
-			if drop(l, buf[:n]) {
+			switch judge(l, buf[:n]) {
+			case hangUp:
 				return
-			}
-			if _, err := dst.Write(buf[:n]); err != nil {
-				return
+			case pass:
+				if _, err := dst.Write(buf[:n]); err != nil {
+					return
+				}
 			}
 		}
 		if err != nil {
@@ -123,28 +143,34 @@ func (p *answerLoser) pump(l *link, dst, src net.Conn, drop func(*link, []byte) 
 	}
 }
 
-func (p *answerLoser) isRequest(l *link, chunk []byte) (drop bool) {
+func (p *answerLoser) onRequest(l *link, chunk []byte) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if l.silent {
+		return swallow
+	}
 	if p.left > 0 && bytes.Contains(chunk, p.request) {
 		p.left--
 		l.dropAnswers = true
 	}
-	return false
+	return pass
 }
 
-func (p *answerLoser) isAnswer(l *link, _ []byte) (drop bool) {
+func (p *answerLoser) onAnswer(l *link, _ []byte) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !l.dropAnswers {
-		return false
+	switch {
+	case l.silent:
+		return swallow
+	case !l.dropAnswers:
+		return pass
 	}
 	p.lost++
 	select {
 	case p.changed <- struct{}{}:
 	default:
 	}
-	return true
+	return hangUp
 }
 
 func (p *answerLoser) close() {

@@ -13,9 +13,9 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// TCPProxy stands between a client and a server and fails on command. The
-// faults of the network are toxiproxy's; what it cannot do, losing an answer
-// to a request that it knows, is done by a second proxy behind it.
+// TCPProxy stands between a client and a server and fails on command. Most
+// faults of the network are toxiproxy's; what it cannot do is done by a second
+// proxy behind it.
 type TCPProxy struct {
 	t     testing.TB
 	toxic *toxiproxy.Proxy
@@ -77,7 +77,7 @@ func (p *TCPProxy) HalfOpen() {
 	p.add("timeout", `{"timeout":0}`)
 }
 
-// Restore ends what went before, except LoseAnswers.
+// Restore ends Cut, Slow, Bandwidth and HalfOpen.
 func (p *TCPProxy) Restore() {
 	p.t.Helper()
 	p.toxic.Toxics.ResetToxics(context.Background()) // once a test's context has ended, too

@@ -349,6 +349,14 @@ func TestProxyMakesTheNetworkBad(t *testing.T) {
 	if _, err := query(); err != nil {
 		t.Errorf("a new connection: %v", err)
 	}
+	p.Silence()
+	if took, err := query(); !errors.Is(err, context.DeadlineExceeded) || took < 2*time.Second {
+		t.Errorf("silenced: %v after %s, want nothing at all", err, took)
+	}
+	conn = connect(t, testservice.WithAddr(t, dbURL, p.Addr()))
+	if _, err := query(); err != nil {
+		t.Errorf("a connection that came after: %v", err)
+	}
 	p.CloseConnections()
 	if _, err := query(); err == nil {
 		t.Error("the connection outlived its end")

@@ -115,10 +115,16 @@ func (p *Process) Stop(limit time.Duration) {
 
 // WaitLine waits until the log contains the text.
 func (p *Process) WaitLine(text string, limit time.Duration) bool {
+	return p.WaitLineAfter(0, text, limit)
+}
+
+// WaitLineAfter waits until the log contains the text after its first n bytes:
+// what Log.Len was before something happened.
+func (p *Process) WaitLineAfter(n int, text string, limit time.Duration) bool {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for {
-		found, more, changed := p.Log.contains(text)
+		found, more, changed := p.Log.contains(n, text)
 		if found || !more {
 			return found
 		}
@@ -177,12 +183,19 @@ func (l *Log) close() {
 	l.changed = make(chan struct{})
 }
 
-// contains says whether the text is there, whether more may come, and what to
-// wait for.
-func (l *Log) contains(text string) (found, more bool, changed <-chan struct{}) {
+// Len is how many bytes there are.
+func (l *Log) Len() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return bytes.Contains(l.buf.Bytes(), []byte(text)), !l.closed, l.changed
+	return l.buf.Len()
+}
+
+// contains says whether the text is there, whether more may come, and what to
+// wait for.
+func (l *Log) contains(after int, text string) (found, more bool, changed <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Contains(l.buf.Bytes()[after:], []byte(text)), !l.closed, l.changed
 }
 
 // String is all of it.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -21,6 +22,12 @@ type Rig struct {
 	T      *testing.T
 	Topic  *Topic
 	Target *Target
+	// Brokers is how the processes reach Kafka, which may be through proxies.
+	Brokers string
+	// Group is the naive loop's; that of a flow is the topic's name.
+	Group string
+	// Source is added to the source's section, in YAML.
+	Source string
 	// naive runs the negative control with these arguments in Place of Penstock.
 	naive   []string
 	Columns string // below decode.json.columns
@@ -30,13 +37,13 @@ type Rig struct {
 // New makes a rig whose flow writes the topic's records to the target.
 func New(t *testing.T, topic *Topic, d *Target) *Rig {
 	t.Helper()
-	return &Rig{T: t, Topic: topic, Target: d, Columns: plainColumns}
+	return &Rig{T: t, Topic: topic, Target: d, Brokers: topic.Brokers, Group: topic.Name, Columns: plainColumns}
 }
 
-// Control makes the rig run the naive loop, with positions in the group or in
-// the database.
-func (r *Rig) Control(positions string) *Rig {
-	r.naive = []string{"-positions=" + positions}
+// Control makes the rig run the naive loop, with positions in the group, in the
+// database, or counted from its rows. More are further flags of package naive.
+func (r *Rig) Control(positions string, more ...string) *Rig {
+	r.naive = append([]string{"-positions=" + positions}, more...)
 	return r
 }
 
@@ -67,7 +74,7 @@ func (r *Rig) Launch(failpoints, admin string) (*Process, error) {
 			return nil, err
 		}
 		args := []string{
-			program, "-broker=" + r.Topic.Broker, "-topic=" + r.Topic.Name, "-group=" + r.Topic.Name,
+			program, "-brokers=" + r.Brokers, "-topic=" + r.Topic.Name, "-group=" + r.Group,
 			"-driver=" + r.Target.Driver, "-database=" + r.Target.URL,
 		}
 		return spawn(r.T, label, failpoints, append(args, r.naive...)...)
@@ -94,13 +101,13 @@ func (r *Rig) yaml(admin string) string {
 	return fmt.Sprintf(`flow: %[1]s
 source:
   kafka:
-    brokers: [%[2]q]
+    brokers: [%[2]s]
     topics: [%[1]s]
     start: earliest
     session_timeout: 1500ms
     heartbeat_interval: 300ms
     rebalance_timeout: 3s
-decode:
+%[6]sdecode:
   json:
     columns:
 %[5]ssink:
@@ -109,7 +116,7 @@ lanes: 2
 retry: {initial: 20ms, max: 500ms}
 shutdown: {grace: 10s}
 admin: {address: %[4]q}
-`, r.Topic.Name, r.Topic.Broker, r.Target.sink(), admin, r.Columns)
+`, r.Topic.Name, r.Brokers, r.Target.sink(), admin, r.Columns, r.Source)
 }
 
 // Settle waits until everything that was produced is a row or a dead letter.
@@ -186,6 +193,20 @@ func (r *Rig) WantCaught(limit time.Duration) bool {
 	}
 	r.T.Logf("the control was caught: %d doubled", v.Doubled)
 	return true
+}
+
+// WantProgress waits until there are so many rows more.
+func (r *Rig) WantProgress(rows int, limit time.Duration, ps ...*Process) {
+	r.T.Helper()
+	before := r.Target.RowCount()
+	ended := func(p *Process) bool { return !p.Alive() }
+	Poll(r.T.Context(), limit, func() bool { return r.Target.RowCount() >= before+rows || slices.ContainsFunc(ps, ended) })
+	if more := r.Target.RowCount() - before; more < rows {
+		for _, p := range ps {
+			r.T.Logf("%s, alive: %t:\n%s", p.Label, p.Alive(), p.Log.Tail())
+		}
+		r.T.Fatalf("%d rows more in %s, want %d", more, limit, rows)
+	}
 }
 
 // Fenced reads how many writes a process was refused.

@@ -25,11 +25,14 @@ const (
 // Topic is a topic, and what was written into it: per device the numbers 1 to n
 // in order, and here and there a record that is no JSON.
 type Topic struct {
-	T      *testing.T
-	Broker string
-	Name   string
-	Client *kgo.Client
-	Admin  *kadm.Client
+	T *testing.T
+	// Brokers are host:port of some, separated by commas.
+	Brokers string
+	Name    string
+	Client  *kgo.Client
+	Admin   *kadm.Client
+
+	transactions *kgo.Client
 
 	mu   sync.Mutex // guards what follows
 	sent int
@@ -43,34 +46,42 @@ type Place struct {
 	Off  int64
 }
 
-// NewTopic creates a topic with Partitions partitions.
-func NewTopic(t *testing.T, broker string) *Topic {
+// NewTopic creates a topic with Partitions partitions, as many copies as is
+// usual there, and these settings ("cleanup.policy=compact").
+func NewTopic(t *testing.T, brokers string, settings ...string) *Topic {
 	t.Helper()
-	l := &Topic{T: t, Broker: broker, Name: testservice.Name(t), bad: map[Place]bool{}}
+	l := &Topic{T: t, Brokers: brokers, Name: testservice.Name(t), bad: map[Place]bool{}}
 	l.Connect()
-	l.create()
+	configs := map[string]*string{}
+	for _, s := range settings {
+		name, value, _ := strings.Cut(s, "=")
+		configs[name] = &value
+	}
+	if _, err := l.Admin.CreateTopic(t.Context(), Partitions, -1, configs, l.Name); err != nil {
+		t.Fatalf("create topic %s: %v", l.Name, err)
+	}
 	return l
 }
 
 // Connect makes a new client.
 func (l *Topic) Connect() {
 	l.T.Helper()
-	cl, err := kgo.NewClient(
-		kgo.SeedBrokers(l.Broker), kgo.ProducerBatchMaxBytes(30<<20), kgo.ProducerBatchCompression(kgo.NoCompression()),
+	l.Client = l.NewClient()
+	l.Admin = kadm.NewClient(l.Client)
+}
+
+// NewClient makes one of the cluster, which ends with the test.
+func (l *Topic) NewClient(opts ...kgo.Opt) *kgo.Client {
+	l.T.Helper()
+	cl, err := kgo.NewClient(append(opts,
+		kgo.SeedBrokers(strings.Split(l.Brokers, ",")...), kgo.ProducerBatchMaxBytes(30<<20), kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerLinger(0), kgo.RecordDeliveryTimeout(2*time.Minute), kgo.UnknownTopicRetries(-1),
-	)
+	)...)
 	if err != nil {
 		l.T.Fatal(err)
 	}
 	l.T.Cleanup(cl.Close)
-	l.Client, l.Admin = cl, kadm.NewClient(cl)
-}
-
-func (l *Topic) create() {
-	l.T.Helper()
-	if _, err := l.Admin.CreateTopic(l.T.Context(), Partitions, 1, nil, l.Name); err != nil {
-		l.T.Fatalf("create topic %s: %v", l.Name, err)
-	}
+	return cl
 }
 
 // Produce writes n records and returns when the broker has them.
@@ -86,6 +97,11 @@ var padding = strings.Repeat("x", 60)
 func (l *Topic) send(ctx context.Context, n int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.note(l.Client.ProduceSync(ctx, l.next(n)...))
+}
+
+// next are the next n records. Called with mu held.
+func (l *Topic) next(n int) []*kgo.Record {
 	records := make([]*kgo.Record, 0, n)
 	for range n {
 		l.sent++
@@ -99,7 +115,12 @@ func (l *Topic) send(ctx context.Context, n int) error {
 		}
 		records = append(records, r)
 	}
-	for _, res := range l.Client.ProduceSync(ctx, records...) {
+	return records
+}
+
+// note remembers where the malformed ones are. Called with mu held.
+func (l *Topic) note(results kgo.ProduceResults) error {
+	for _, res := range results {
 		if res.Err != nil {
 			return res.Err
 		}
@@ -108,6 +129,39 @@ func (l *Topic) send(ctx context.Context, n int) error {
 		}
 	}
 	return nil
+}
+
+// Begin writes n records in a transaction, which end commits or aborts. Nothing
+// else is written in between. The numbers of an aborted transaction's records
+// are used again: whoever reads those records sees them twice.
+func (l *Topic) Begin(n int) (end func(commit bool)) {
+	l.T.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.transactions == nil {
+		l.transactions = l.NewClient(kgo.TransactionalID(l.Name))
+	}
+	cl, sent, seq := l.transactions, l.sent, l.seq
+	if err := cl.BeginTransaction(); err != nil {
+		l.T.Fatalf("begin a transaction: %v", err)
+	}
+	results := cl.ProduceSync(l.T.Context(), l.next(n)...)
+	if err := results.FirstErr(); err != nil {
+		l.T.Fatalf("produce in a transaction: %v", err)
+	}
+	return func(commit bool) {
+		l.T.Helper()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if err := cl.EndTransaction(l.T.Context(), kgo.TransactionEndTry(commit)); err != nil {
+			l.T.Fatalf("end a transaction, commit %t: %v", commit, err)
+		}
+		if !commit {
+			l.sent, l.seq = sent, seq
+			return
+		}
+		_ = l.note(results) // they have no errors
+	}
 }
 
 // Flow writes bursts until stop is called: records arrive while processes die.

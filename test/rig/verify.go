@@ -49,8 +49,12 @@ func (l *Topic) Verify(rows []Row, dead []Place) *Verdict {
 	for d, n := range l.seq {
 		seen[fmt.Sprintf("d%02d", d)] = make([]int, n+1)
 	}
+	type series struct { // a device that moves to another partition begins anew
+		device string
+		part   int32
+	}
 	last := map[int32]int64{}
-	lastSeq := map[string]int64{}
+	lastSeq := map[series]int64{}
 	for i, r := range rows {
 		counts := seen[r.Device]
 		if r.Seq < 1 || r.Seq >= int64(len(counts)) {
@@ -64,11 +68,11 @@ func (l *Topic) Verify(rows []Row, dead []Place) *Verdict {
 		case counts[r.Seq] > 1:
 			v.Doubled++
 			v.note("row %d: device %s number %d again, from partition %d offset %d", i, r.Device, r.Seq, r.Part, r.Off)
-		case any && r.Off <= before, r.Seq <= lastSeq[r.Device]:
+		case any && r.Off <= before, r.Seq <= lastSeq[series{r.Device, r.Part}]:
 			v.Reordered++
-			v.note("row %d: device %s number %d, partition %d offset %d, after offset %d, number %d", i, r.Device, r.Seq, r.Part, r.Off, before, lastSeq[r.Device])
+			v.note("row %d: device %s number %d, partition %d offset %d, after offset %d, number %d", i, r.Device, r.Seq, r.Part, r.Off, before, lastSeq[series{r.Device, r.Part}])
 		}
-		last[r.Part], lastSeq[r.Device] = max(before, r.Off), max(lastSeq[r.Device], r.Seq)
+		last[r.Part], lastSeq[series{r.Device, r.Part}] = max(before, r.Off), max(lastSeq[series{r.Device, r.Part}], r.Seq)
 	}
 	for device, counts := range seen {
 		for seq := 1; seq < len(counts); seq++ {

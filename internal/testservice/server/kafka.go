@@ -106,6 +106,8 @@ func (k *Kafka) settings() []string {
 		"broker.session.timeout.ms=3000",
 		"broker.heartbeat.interval.ms=500",
 		"log.cleaner.dedupe.buffer.size=8388608",
+		// A test that waits for compaction does not wait long.
+		"log.cleaner.backoff.ms=500",
 	}
 	if k.opts.cluster != nil {
 		return append(s, k.opts.cluster.settings(k)...)

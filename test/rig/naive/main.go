@@ -5,6 +5,8 @@
 // kill between the two doubles rows. With -positions=database it keeps the
 // offsets in the database, in the transaction of the rows, but nothing fences
 // a writer that has lost its partitions: a frozen process that thaws doubles rows.
+// With -positions=count it takes the number of rows of a partition for its
+// position: a log with gaps doubles rows.
 package main
 
 import (
@@ -29,12 +31,13 @@ import (
 )
 
 var (
-	broker    = flag.String("broker", "", "host:port of Kafka")
+	brokers   = flag.String("brokers", "", "host:port of Kafka, several with commas")
 	topic     = flag.String("topic", "", "topic to read")
 	group     = flag.String("group", "", "consumer group")
 	driver    = flag.String("driver", "pgx", "pgx or sqlite")
 	database  = flag.String("database", "", "URL or path of the database")
-	positions = flag.String("positions", "group", "where positions are kept: group or database")
+	positions = flag.String("positions", "group", "where positions are kept: group, database, or count (the number of rows is the position)")
+	start     = flag.String("start", "earliest", "where to start a partition without a position: earliest or latest")
 )
 
 func main() {
@@ -61,9 +64,13 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
+	reset := kgo.NewOffset().AtStart()
+	if *start == "latest" {
+		reset = kgo.NewOffset().AtEnd()
+	}
 	cl, err := kgo.NewClient(
-		kgo.SeedBrokers(*broker), kgo.ConsumeTopics(*topic), kgo.ConsumerGroup(*group),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(),
+		kgo.SeedBrokers(strings.Split(*brokers, ",")...), kgo.ConsumeTopics(*topic), kgo.ConsumerGroup(*group),
+		kgo.ConsumeResetOffset(reset), kgo.DisableAutoCommit(), kgo.MetadataMaxAge(time.Second), kgo.MetadataMinAge(500*time.Millisecond),
 		kgo.SessionTimeout(1500*time.Millisecond), kgo.HeartbeatInterval(300*time.Millisecond), kgo.RebalanceTimeout(3*time.Second),
 		kgo.FetchMaxWait(200*time.Millisecond), kgo.RequestTimeoutOverhead(2*time.Second),
 		kgo.AdjustFetchOffsetsFn(n.startFrom),
@@ -105,12 +112,16 @@ type naive struct {
 
 // startFrom puts the positions of the database in place of the group's.
 func (n *naive) startFrom(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
-	if *positions != "database" {
+	query := "SELECT next FROM naive_position WHERE part = "
+	switch *positions {
+	case "group":
 		return offsets, nil
+	case "count":
+		query = "SELECT count(*) FROM t WHERE part = "
 	}
 	for part := range offsets[*topic] {
 		var next int64
-		err := n.db.QueryRowContext(ctx, "SELECT next FROM naive_position WHERE part = "+fmt.Sprint(part)).Scan(&next)
+		err := n.db.QueryRowContext(ctx, query+fmt.Sprint(part)).Scan(&next)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return nil, err
 		}
