@@ -113,13 +113,22 @@ func (s *Sink) free() {
 	}
 }
 
+// deadLetters are those that the sink writes. Without a topic for them the
+// engine stops before a batch with any is written.
+func (s *Sink) deadLetters(b *flow.Batch) []flow.DeadLetter {
+	if s.cfg.DeadLetterTopic == "" {
+		return nil
+	}
+	return b.DeadLetters()
+}
+
 // writer writes the batches of one lane, at least once.
 type writer struct{ *producer }
 
 // Write implements flow.Writer. Rows and dead letters are durable when it
 // returns nil.
 func (w *writer) Write(ctx context.Context, b *flow.Batch) error {
-	letters := b.DeadLetters()
+	letters := w.s.deadLetters(b)
 	if b.Rows() == 0 && len(letters) == 0 {
 		return nil
 	}

@@ -51,6 +51,7 @@ func newSinkTarget(t testing.TB, delivery string) *flowtest.Target {
 	topic := b.topic(1, "retention.ms=-1", "max.message.bytes="+strconv.Itoa(maxSinkRecord))
 	dead := b.topic(1, "retention.ms=-1", "max.message.bytes="+strconv.Itoa(2*maxSinkRecord))
 	proxy := testservice.Proxy(t, b.addr)
+	through := proxied(proxy.Addr())
 	group := &fakeGroup{name: topic, owner: map[string]map[flow.Partition]int{}}
 	return &flowtest.Target{
 		Sink: func(t testing.TB) flow.Sink {
@@ -61,15 +62,12 @@ func newSinkTarget(t testing.TB, delivery string) *flowtest.Target {
 			if err != nil {
 				t.Fatal(err)
 			}
-			through := []kgo.Opt{kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, proxy.Addr())
-			})}
 			switch s := made.(type) {
 			case *Sink:
-				s.extra = through
+				s.extra = []kgo.Opt{through}
 				return s
 			case *TransactionalSink:
-				s.extra = through
+				s.extra = []kgo.Opt{through}
 				return group.join(t, s, b)
 			}
 			t.Fatalf("NewSink made a %T", made)
@@ -102,6 +100,13 @@ func newSinkTarget(t testing.TB, delivery string) *flowtest.Target {
 		Break: func(testing.TB) { proxy.Cut() },
 		Mend:  func(testing.TB) { proxy.Restore() },
 	}
+}
+
+// proxied is the way to every broker through a proxy.
+func proxied(addr string) kgo.Opt {
+	return kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, addr)
+	})
 }
 
 // fakeGroup stands for the membership of the sources, which the suite has not:
@@ -260,20 +265,16 @@ func (b *broker) settled(ctx context.Context, topic string) bool {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	var open []int64
-	producers.EachProducer(func(p kadm.DescribedProducer) {
-		if p.CurrentTxnStartOffset >= 0 {
-			open = append(open, p.ProducerID)
-		}
-	})
-	if len(open) == 0 {
+	var ids []int64
+	producers.EachProducer(func(p kadm.DescribedProducer) { ids = append(ids, p.ProducerID) })
+	if len(ids) == 0 {
 		return true
 	}
-	ongoing, err := b.adm.ListTransactions(ctx, open, []string{"Ongoing"})
+	ending, err := b.adm.ListTransactions(ctx, ids, []string{"PrepareCommit", "PrepareAbort", "PrepareEpochFence"})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return len(ongoing) == len(open)
+	return len(ending) == 0
 }
 
 // deadRow reads a dead letter back.

@@ -34,6 +34,8 @@ type producer struct {
 	// large says that the client takes records of any size. It leaves what becomes one
 	// batch, which the broker bounds, to the producer, which flushes in between.
 	large bool
+	// made is the limit of a batch that the client was made with.
+	made int
 
 	records []kgo.Record // reused; those of row i at i less the first row
 	headers []kgo.RecordHeader
@@ -145,14 +147,14 @@ func (s *Sink) targetFor(ctx context.Context, part *flow.Part) (*target, error) 
 // connect makes the client, unless there is one of the kind. With a transactional
 // id its transactions are its own.
 func (p *producer) connect(large bool, opts []kgo.Opt) error {
-	if p.cl != nil && p.large == large {
-		return nil
-	}
-	p.drop()
 	batch := p.limit
 	if large {
 		batch = largestWrite
 	}
+	if p.cl != nil && p.made == batch {
+		return nil
+	}
+	p.drop()
 	cfg := &p.s.cfg
 	cl, err := kgo.NewClient(append(slices.Concat(p.s.opts, []kgo.Opt{
 		kgo.RecordPartitioner(newPartitioner(cfg.Partition, cfg.DeadLetterTopic)),
@@ -166,7 +168,7 @@ func (p *producer) connect(large bool, opts []kgo.Opt) error {
 	if err != nil {
 		return flow.Fatal(fmt.Errorf("kafka: %w", err))
 	}
-	p.cl, p.large = cl, large
+	p.cl, p.large, p.made = cl, large, batch
 	return nil
 }
 
@@ -183,6 +185,7 @@ func (p *producer) drop() {
 // hands when it returns; without an error all are durable.
 func (p *producer) produce(ctx context.Context, b *flow.Batch, letters []flow.DeadLetter) error {
 	p.err, p.topic = nil, ""
+	whole := context.WithoutCancel(ctx) // records end together, with a flush
 	first := max(0, b.Next(0))
 	if n := b.Len(); len(p.records) < n {
 		p.records = make([]kgo.Record, n)
@@ -211,7 +214,7 @@ func (p *producer) produce(ctx context.Context, b *flow.Batch, letters []flow.De
 				}
 				room -= size
 				if size > p.limit/2 {
-					p.cl.Produce(context.Background(), r, p.promise)
+					p.cl.Produce(whole, r, p.promise)
 					if err := p.flush(ctx); err != nil {
 						if data, ok := errors.AsType[*flow.DataError](err); ok && data.Rows == nil {
 							return p.oversized(b, []int{i})
@@ -222,7 +225,7 @@ func (p *producer) produce(ctx context.Context, b *flow.Batch, letters []flow.De
 					continue
 				}
 			}
-			p.cl.Produce(context.Background(), r, p.promise)
+			p.cl.Produce(whole, r, p.promise)
 		}
 	}
 	failpoint.Hit("sink.in_copy")
@@ -236,10 +239,11 @@ func (p *producer) produce(ctx context.Context, b *flow.Batch, letters []flow.De
 
 func (p *producer) letters(ctx context.Context, letters []flow.DeadLetter) error {
 	failpoint.Hit("sink.dead_letter")
+	whole := context.WithoutCancel(ctx)
 	for i := range letters {
 		r := letterRecord(&letters[i], p.s.setup.Flow)
 		r.Topic, r.Partition = p.s.cfg.DeadLetterTopic, letters[i].ID%p.s.letters
-		p.cl.Produce(context.Background(), r, p.promise)
+		p.cl.Produce(whole, r, p.promise)
 		if p.large { // one letter is one batch
 			if err := p.flush(ctx); err != nil {
 				return err
@@ -270,6 +274,9 @@ func (p *producer) flush(ctx context.Context) error {
 		return p.s.writeError(p.s.cfg.Topic, err)
 	}
 	if p.err != nil {
+		if !p.large && errors.Is(p.err, kerr.MessageTooLarge) {
+			p.s.forget(p.topic) // its limit was lowered: the next attempt looks at it again
+		}
 		return p.s.writeError(p.topic, p.err)
 	}
 	return nil

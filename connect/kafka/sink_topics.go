@@ -141,6 +141,12 @@ func (s *Sink) known(name string) *target {
 	return s.targets[name]
 }
 
+func (s *Sink) forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.targets, name)
+}
+
 // find looks at a topic that is written to, and creates it if it is missing
 // and Create is set.
 func (s *Sink) find(ctx context.Context, topic string, partitions int32, limit int) (*target, error) {

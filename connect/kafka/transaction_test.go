@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -113,7 +112,10 @@ func (r *txnRig) start(member func([]flow.Partition) (flow.Member, error), extra
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	s := made.(*TransactionalSink)
+	s, ok := made.(*TransactionalSink)
+	if !ok {
+		r.t.Fatalf("NewSink made a %T", made)
+	}
 	s.extra = extra
 	r.t.Cleanup(func() { _ = s.Close(context.Background()) })
 	md, err := r.adm.BrokerMetadata(r.t.Context())
@@ -142,7 +144,11 @@ func (r *txnRig) start(member func([]flow.Partition) (flow.Member, error), extra
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { _ = w.Close() })
-	return &txnProcess{TransactionalSink: s, w: w.(*transactor), held: map[flow.Partition]flow.Checkpoint{}}
+	lane, ok := w.(*transactor)
+	if !ok {
+		r.t.Fatalf("Writer made a %T", w)
+	}
+	return &txnProcess{TransactionalSink: s, w: lane, held: map[flow.Partition]flow.Checkpoint{}}
 }
 
 func (r *txnRig) claim(p *txnProcess, ids ...int32) {
@@ -318,10 +324,7 @@ func TestLostAnswerToEndTxn(t *testing.T) {
 	t.Parallel()
 	r := newTxnRig(t, 1)
 	proxy := testservice.Proxy(t, r.addr)
-	p := r.start(func([]flow.Partition) (flow.Member, error) { return nobody, nil },
-		kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, network, proxy.Addr())
-		}))
+	p := r.start(func([]flow.Partition) (flow.Member, error) { return nobody, nil }, proxied(proxy.Addr()))
 	r.claim(p, 0)
 	r.write(p, 0, "1")
 	endTxn := []byte{0, 26, 0, 5, 0, 0} // key, version, the correlation id's first bytes

@@ -29,8 +29,7 @@ type transactor struct {
 	sink *TransactionalSink
 	id   string // transactional
 
-	req *kmsg.TxnOffsetCommitRequest
-	ps  []flow.Partition
+	ps []flow.Partition
 	// doubt are the parts of a transaction of which is not known whether it was committed.
 	doubt []flow.Part
 }
@@ -75,7 +74,7 @@ func (w *transactor) Write(ctx context.Context, b *flow.Batch) error {
 	for i := range b.Parts {
 		w.ps = append(w.ps, b.Parts[i].Partition)
 	}
-	letters := b.DeadLetters()
+	letters := w.s.deadLetters(b)
 	if b.Rows() == 0 && len(letters) == 0 {
 		return w.positions(ctx, b)
 	}
