@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -120,6 +121,9 @@ func TestSchedules(t *testing.T) {
 		}
 		return failed < 3
 	})
+	if ran >= 100 && slices.Contains([]int{sum.Fenced, sum.Restores, sum.Kills, sum.Zombies, sum.LostAnswers, sum.Rewinds, sum.Dead}, 0) {
+		t.Errorf("something never happened, and the schedules prove nothing of it: %+v", sum)
+	}
 	took := time.Since(began)
 	t.Logf("%d schedules in %s (%.0f a minute): %+v", ran, took.Round(time.Millisecond), float64(ran)/took.Minutes(), sum)
 }

@@ -106,7 +106,7 @@ func newPlan(rng *rand.Rand) plan {
 			Lanes: 1 + rng.IntN(3),
 			// The odd nanoseconds keep the engine's timers from ending at the same
 			// instant, where their order would be left to the runtime.
-			Batch:         flow.BatchLimits{Records: 1 + rng.IntN(25), Wait: 5*time.Millisecond + 7},
+			Batch:         flow.BatchLimits{Records: 1 + rng.IntN(25), Wait: 5*time.Millisecond + 7, Adaptive: rng.IntN(4) == 0},
 			Buffer:        int64(200 + rng.IntN(6000)),
 			Retry:         flow.Retry{Initial: retryWait, Max: retryWait},
 			ShutdownGrace: time.Duration(1+rng.IntN(10_000))*time.Millisecond + 3,
@@ -116,8 +116,8 @@ func newPlan(rng *rand.Rand) plan {
 
 func (p *plan) String() string {
 	return fmt.Sprintf("at least once: %t, dead-letter queue: %t, vague: %t, partitions: %d, processes: %d, steps: %d, one of %d calls fails, "+
-		"records a fetch: %d, lanes: %d, batch: %d, buffer: %d, grace: %s", p.atLeastOnce, p.queue, p.vague, p.partitions, p.processes, p.steps, p.faulty,
-		p.maxRecords, p.config.Lanes, p.config.Batch.Records, p.config.Buffer, p.config.ShutdownGrace)
+		"records a fetch: %d, lanes: %d, batch: %d, adaptive: %t, buffer: %d, grace: %s", p.atLeastOnce, p.queue, p.vague, p.partitions, p.processes, p.steps, p.faulty,
+		p.maxRecords, p.config.Lanes, p.config.Batch.Records, p.config.Batch.Adaptive, p.config.Buffer, p.config.ShutdownGrace)
 }
 
 // retryWait is so short that it passes within a step: how long an attempt
@@ -369,9 +369,12 @@ func (p *process) BatchWritten(s flow.BatchStats) {
 // part of retryWait, and this waits for the rest: together always the same.
 func (p *process) Retrying(_, _ int, wait time.Duration, _ error) {
 	p.w.mu.Lock()
-	p.w.retries++
+	dead := p.dead // how it winds up is of no interest
+	if !dead {
+		p.w.retries++
+	}
 	p.w.mu.Unlock()
-	if wait < retryWait {
+	if !dead && wait < retryWait {
 		time.Sleep(retryWait - wait) //nolint:forbidigo // virtual
 	}
 }
