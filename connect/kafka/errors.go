@@ -125,6 +125,8 @@ func (c *Connection) diagnoseLogin(err error) (string, flow.Class) {
 		return "the token of " + strings.TrimPrefix(c.principal(), "the owner of ") + " was refused: check its issuer, audience and scope (sasl.oauth) against what the brokers expect, and the clocks", flow.ClassFatal
 	case errors.Is(err, kerr.SaslAuthenticationFailed):
 		return c.principal() + " was refused: check sasl.username, the password and sasl.mechanism", flow.ClassFatal
+	case errors.Is(err, kerr.IllegalSaslState) && c.SASL.Accepted():
+		return "a login held for less than two seconds, and brokers take one a second: set their connections.max.reauth.ms to more, or see that tokens live longer", flow.ClassTransient
 	case errors.Is(err, kerr.UnsupportedSaslMechanism), errors.Is(err, kerr.IllegalSaslState):
 		mechanism := "none"
 		if c.SASL != nil {
@@ -140,26 +142,48 @@ type right struct {
 	resource   string // as kafka-acls.sh calls it: topic, group, cluster, transactional-id
 	name       string // empty for the cluster
 	operations []string
+	prefix     bool // name is how the names of the resources begin
 }
 
 // Rights that operations ask for. Read and Write include Describe.
-func mayRead(topic string) right     { return right{"topic", topic, []string{"Read"}} }
-func mayWrite(topic string) right    { return right{"topic", topic, []string{"Write"}} }
-func mayDescribe(topic string) right { return right{"topic", topic, []string{"Describe"}} }
-func mayCreate(topic string) right   { return right{"topic", topic, []string{"Create"}} }
-func mayJoin(group string) right     { return right{"group", group, []string{"Read"}} }
-func mayTransact(id string) right    { return right{"transactional-id", id, []string{"Write"}} }
-func mayWriteIdempotently() right    { return right{"cluster", "", []string{"IdempotentWrite"}} }
+func mayRead(topic string) right {
+	return right{resource: "topic", name: topic, operations: []string{"Read"}}
+}
+
+func mayWrite(topic string) right {
+	return right{resource: "topic", name: topic, operations: []string{"Write"}}
+}
+
+func mayDescribe(topic string) right {
+	return right{resource: "topic", name: topic, operations: []string{"Describe"}}
+}
+
+func mayCreate(topic string) right {
+	return right{resource: "topic", name: topic, operations: []string{"Create"}}
+}
+
+func mayJoin(group string) right {
+	return right{resource: "group", name: group, operations: []string{"Read"}}
+}
+
+// mayTransact is for all transactional ids that begin so.
+func mayTransact(prefix string) right {
+	return right{resource: "transactional-id", name: prefix, operations: []string{"Write"}, prefix: prefix != ""}
+}
+
+func mayWriteIdempotently() right {
+	return right{resource: "cluster", operations: []string{"IdempotentWrite"}}
+}
 
 func (r right) String() string {
-	s := strings.Join(r.operations, " and ") + " on "
+	s, resource := strings.Join(r.operations, " and ")+" on ", strings.ReplaceAll(r.resource, "-", " ")
 	switch {
-	case r.resource == "cluster":
-		return s + "the cluster"
 	case r.name == "":
-		return s + "the " + strings.ReplaceAll(r.resource, "-", " ")
+		return s + "the " + resource
+	case r.prefix:
+		return s + resource + "s that begin with " + r.name
 	}
-	return s + strings.ReplaceAll(r.resource, "-", " ") + " " + r.name
+	return s + resource + " " + r.name
 }
 
 // command grants the right, if an administrator runs it.
@@ -171,6 +195,9 @@ func (r right) command(broker, principal string) string {
 	words = append(words, "--"+r.resource)
 	if r.resource != "cluster" {
 		words = append(words, shellWord(cmp.Or(r.name, "NAME")))
+	}
+	if r.prefix {
+		words = append(words, "--resource-pattern-type prefixed")
 	}
 	return strings.Join(words, " ")
 }

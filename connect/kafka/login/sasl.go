@@ -138,6 +138,16 @@ func (s *SASL) MayBeChanging() bool {
 	return s != nil && (s.PasswordFile != "" || s.OAuth != nil) && s.logins.refusedFor(time.Now(), changeTime)
 }
 
+// Accepted says that a broker has accepted a login.
+func (s *SASL) Accepted() bool {
+	if s == nil {
+		return false
+	}
+	s.logins.mu.Lock()
+	defer s.logins.mu.Unlock()
+	return s.logins.accepted
+}
+
 // logins remembers how logins went.
 type logins struct {
 	mu       sync.Mutex
