@@ -132,7 +132,7 @@ func awaitDurable(t *testing.T, table *flowtest.Table, n int, running ...*proces
 // Several processes of a group, with everything going wrong that can: nothing
 // is lost, doubled or reordered.
 func TestExactlyOnceThroughChaos(t *testing.T) {
-	schedules := uint64(60)
+	schedules := uint64(12)
 	if s := os.Getenv("PENSTOCK_CHAOS_SEEDS"); s != "" {
 		schedules, _ = strconv.ParseUint(s, 10, 64)
 	}

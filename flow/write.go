@@ -340,7 +340,7 @@ func (l *lane) reset(ctx context.Context) bool {
 	}
 	l.mu.Unlock()
 	l.f.roomChanged()
-	if l.f.checkpoints != nil {
+	if l.f.checkpoints != nil && len(names) > 0 {
 		err := l.f.retry(ctx, "reading the checkpoint again", func() (err error) {
 			stored, err = l.f.checkpoints.Read(ctx, names)
 			return err
