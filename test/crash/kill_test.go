@@ -15,8 +15,8 @@ import (
 	"github.com/penstockdev/penstock/test/rig"
 )
 
-// The steps between reading and committing.
-var steps = []string{
+// The steps between reading and committing into a database.
+var databaseSteps = []string{
 	"source.read", "source.revoke", "flow.revoke", "sink.before_begin", "sink.in_copy", "sink.before_commit", "sink.after_commit",
 	"sink.dead_letter", "flow.before_source_commit",
 }
@@ -26,20 +26,24 @@ const atRandom = "at random"
 // agenda hands out where to kill next, until enough kills have happened and
 // each step was hit twice.
 type agenda struct {
-	mu    sync.Mutex // guards what follows
 	want  int
+	steps []string
+
+	mu    sync.Mutex // guards what follows
 	total int
 	hits  map[string]int
 	turn  int
 }
 
-func newAgenda(want int) *agenda { return &agenda{want: want, hits: map[string]int{}} }
+func newAgenda(want int, steps []string) *agenda {
+	return &agenda{want: want, steps: steps, hits: map[string]int{}}
+}
 
 // next is a step, or at random for one kill in five; false when it is enough.
 func (a *agenda) next() (string, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	rare := slices.DeleteFunc(slices.Clone(steps), func(s string) bool { return a.hits[s] >= 2 })
+	rare := slices.DeleteFunc(slices.Clone(a.steps), func(s string) bool { return a.hits[s] >= 2 })
 	switch {
 	case a.total >= a.want && len(rare) == 0:
 		return "", false
@@ -52,7 +56,7 @@ func (a *agenda) next() (string, bool) {
 	if a.turn%5 == 0 {
 		return atRandom, true
 	}
-	return steps[a.turn%len(steps)], true
+	return a.steps[a.turn%len(a.steps)], true
 }
 
 func (a *agenda) killed(where string) {
@@ -71,7 +75,7 @@ func (a *agenda) report(t *testing.T) {
 		fmt.Fprintf(&b, ", %s %d", s, a.hits[s])
 	}
 	t.Logf("%d kills%s", a.total, b.String())
-	for _, s := range steps {
+	for _, s := range a.steps {
 		if a.hits[s] < 2 {
 			t.Errorf("failpoint %s killed %d times, want at least 2", s, a.hits[s])
 		}
@@ -135,8 +139,7 @@ func hitToKill(where string) int {
 
 // killRun kills until the agenda is done, on several flows at once, and checks
 // each in the end.
-func killRun(t *testing.T, want, flows, slots int, newTarget func(*testing.T) *rig.Target) {
-	a := newAgenda(want)
+func killRun(t *testing.T, a *agenda, flows, slots int, newTarget func(*testing.T) *rig.Target) {
 	t.Run("flows", func(t *testing.T) {
 		for i := range flows {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
@@ -160,12 +163,12 @@ func killRun(t *testing.T, want, flows, slots int, newTarget func(*testing.T) *r
 
 func TestKillPostgres(t *testing.T) {
 	t.Parallel()
-	killRun(t, *kills, 4, 2, rig.Postgres)
+	killRun(t, newAgenda(*kills, databaseSteps), 4, 2, rig.Postgres)
 }
 
 func TestKillSQLite(t *testing.T) {
 	t.Parallel()
-	killRun(t, *kills*2/5, 3, 1, rig.SQLite) // a SQLite file has one process
+	killRun(t, newAgenda(*kills*2/5, databaseSteps), 3, 1, rig.SQLite) // a SQLite file has one process
 }
 
 // TestKillControl kills the naive loop between the commit of the database and
@@ -182,7 +185,7 @@ func TestKillControl(t *testing.T) {
 				if !p.Wait(10*time.Second) || !p.Killed() {
 					t.Fatalf("the control was not killed: %v\n%s", p.Err, p.Log.Tail())
 				}
-				if r.Doubled() {
+				if r.Target.Doubled() {
 					break
 				}
 			}

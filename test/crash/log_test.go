@@ -62,7 +62,7 @@ func TestCompactedTopic(t *testing.T) {
 		p := control.Start("")
 		control.WantProgress(20, 30*time.Second, p)
 		p.Kill()
-		if control.Doubled() {
+		if control.Target.Doubled() {
 			break
 		}
 	}

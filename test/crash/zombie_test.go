@@ -37,11 +37,11 @@ func freezeAndThaw(r *rig.Rig, failpoint string) int {
 
 // zombies runs rounds, on two flows at once, until so many of them had a
 // refused write: a round without one proves nothing.
-func zombies(t *testing.T, failpoint string, rounds, flows int) {
+func zombies(t *testing.T, failpoint string, rounds, flows int, newTarget func(*testing.T) *rig.Target) {
 	for i := range flows {
 		t.Run(string(rune('a'+i)), func(t *testing.T) {
 			t.Parallel()
-			r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), rig.Postgres(t))
+			r := rig.New(t, rig.NewTopic(t, testservice.Kafka(t)), newTarget(t))
 			want, proven := (rounds+flows-1)/flows, 0
 			for n := range 4 * want {
 				if refused := freezeAndThaw(r, failpoint); refused > 0 {
@@ -62,7 +62,7 @@ func zombies(t *testing.T, failpoint string, rounds, flows int) {
 
 func TestZombieBeforeBegin(t *testing.T) {
 	t.Parallel()
-	zombies(t, "sink.before_begin", 10, 2)
+	zombies(t, "sink.before_begin", 10, 2, rig.Postgres)
 }
 
 // TestZombieInCopy freezes a process in the middle of its COPY, while it holds

@@ -175,21 +175,16 @@ func (r *Rig) Finish(ps ...*Process) {
 	r.T.Logf("%s", v)
 }
 
-// Doubled says whether the control has doubled a row by now.
-func (r *Rig) Doubled() bool {
-	return r.Target.Count("SELECT count(*) FROM (SELECT 1 FROM t GROUP BY part, off HAVING count(*) > 1) AS d") > 0
-}
-
 // WantCaught waits for the control's first duplicate, and checks that the
 // verification finds it.
 func (r *Rig) WantCaught(limit time.Duration) bool {
 	r.T.Helper()
-	if !Poll(r.T.Context(), limit, r.Doubled) {
+	if !Poll(r.T.Context(), limit, r.Target.Doubled) {
 		return false
 	}
 	v := r.Verify()
 	if v.Doubled == 0 {
-		r.T.Fatalf("the table holds a duplicate, and the check does not see it: %s", v)
+		r.T.Fatalf("the target holds a duplicate, and the check does not see it: %s", v)
 	}
 	r.T.Logf("the control was caught: %d doubled", v.Doubled)
 	return true

@@ -14,7 +14,7 @@ import (
 	"github.com/penstockdev/penstock/internal/testservice"
 )
 
-// Target is a database that flows write to.
+// Target is what flows write to: a database, or topics.
 type Target struct {
 	T      *testing.T
 	Driver string
@@ -22,6 +22,7 @@ type Target struct {
 	// may be through a proxy.
 	DSN, URL string
 	db       *sql.DB
+	copy     *copyTopics // in place of the database
 }
 
 // The tables number rows as they are inserted, which shows their order. They
@@ -80,7 +81,10 @@ func (d *Target) Exec(query string) {
 
 // sink is the flow's sink section.
 func (d *Target) sink() string {
-	if d.Driver == "sqlite" {
+	switch d.Driver {
+	case "kafka":
+		return d.copy.sink()
+	case "sqlite":
 		// Killing a process does not lose what the system has: no fsync needed.
 		return fmt.Sprintf("  sqlite:\n    path: %q\n    table: t\n    synchronous: normal\n", d.URL)
 	}
@@ -99,14 +103,41 @@ func (d *Target) Count(query string) int {
 }
 
 // RowCount is how many rows there are, 0 while the database does not answer.
-func (d *Target) RowCount() int { return d.Count("SELECT count(*) FROM t") }
+func (d *Target) RowCount() int {
+	if d.copy != nil {
+		n, _ := d.copy.count()
+		return n
+	}
+	return d.Count("SELECT count(*) FROM t")
+}
 
 // DeadCount is how many dead letters there are.
-func (d *Target) DeadCount() int { return d.Count("SELECT count(*) FROM penstock_dead_letter") }
+func (d *Target) DeadCount() int {
+	if d.copy != nil {
+		_, n := d.copy.count()
+		return n
+	}
+	return d.Count("SELECT count(*) FROM penstock_dead_letter")
+}
+
+// Doubled says whether a row is there twice by now.
+func (d *Target) Doubled() bool {
+	if d.copy != nil {
+		return d.copy.doubled()
+	}
+	return d.Count("SELECT count(*) FROM (SELECT 1 FROM t GROUP BY part, off HAVING count(*) > 1) AS d") > 0
+}
 
 // Rows are all rows, in the order of their insertion.
 func (d *Target) Rows() []Row {
 	d.T.Helper()
+	if d.copy != nil {
+		rows, _, err := d.copy.seen()
+		if err != nil {
+			d.T.Error(err)
+		}
+		return rows
+	}
 	order := "row_id"
 	if d.Driver == "sqlite" {
 		order = "rowid"
@@ -124,6 +155,10 @@ func (d *Target) Rows() []Row {
 // Dead are the positions of all dead letters.
 func (d *Target) Dead() []Place {
 	d.T.Helper()
+	if d.copy != nil {
+		_, dead, _ := d.copy.seen()
+		return dead
+	}
 	var all []Place
 	d.Query(`SELECT partition, "offset" FROM penstock_dead_letter`, func(scan func(...any) error) error {
 		var p Place
