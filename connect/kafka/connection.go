@@ -25,10 +25,12 @@ type Connection struct {
 	SASL     *SASL    `yaml:"sasl" doc:"Log in, with a password or a token."`
 }
 
-// How to encrypt, and how to log in.
 type (
-	TLS   = login.TLS
-	SASL  = login.SASL
+	// TLS says how a connection encrypts.
+	TLS = login.TLS
+	// SASL says how it logs in.
+	SASL = login.SASL
+	// OAuth says where the token to log in with comes from.
 	OAuth = login.OAuth
 )
 

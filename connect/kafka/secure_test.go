@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -356,6 +357,32 @@ func TestCertificatesThatAreRefused(t *testing.T) {
 		closeSource(t, src)
 		wantError(t, name, err, flow.ClassFatal, c.say...)
 	}
+}
+
+// The shared broker's certificate is good; this is another's that has expired.
+func TestBrokersCertificateHasExpired(t *testing.T) {
+	t.Parallel()
+	ca := logintest.NewCA(t, "ca")
+	pair, err := tls.X509KeyPair(ca.Issue("broker", time.Now().Add(-time.Hour)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(nil) // the handshake is as far as it comes
+	srv.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	logintest.Write(t, file, ca.PEM)
+	src, err := NewSource(SourceConfig{
+		Connection: Connection{Brokers: []string{srv.Listener.Addr().String()}, TLS: &TLS{CAFile: file}}, Topics: []string{"x"}, Group: "g",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeSource(t, src) })
+	_, err = src.Open(t.Context())
+	wantError(t, "expired", err, flow.ClassFatal, "expired", "renew it, or check this machine's clock")
 }
 
 func TestCommandIsForAShell(t *testing.T) {

@@ -62,7 +62,7 @@ func newTLSServer(t *testing.T) *tlsServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.Background()) //nolint:errcheck // nothing is lost with it
+	defer conn.Close(context.Background())
 	for _, sql := range []string{
 		"CREATE ROLE " + certUser + " LOGIN",
 		"ALTER SYSTEM SET ssl_ca_file = '" + certs.CAFile + "'",
@@ -108,7 +108,7 @@ func dialed(t testing.TB, raw string) (encrypted bool, subject string, err error
 	if err != nil {
 		return false, "", flow.Fatal(err)
 	}
-	defer s.Close(context.Background()) //nolint:errcheck // nothing is open but what follows
+	defer s.Close(context.Background())
 	c, err := s.dial(t.Context())
 	if err != nil {
 		return false, "", err
@@ -212,7 +212,7 @@ func TestTLSFilesAreReadForEveryConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sink.Close(context.Background()) //nolint:errcheck // nothing is open but what follows
+	defer sink.Close(context.Background())
 	old, err := sink.dial(t.Context())
 	if err != nil {
 		t.Fatal(err)
