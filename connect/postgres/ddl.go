@@ -249,15 +249,11 @@ func (t *target) grant(role string) string {
 func (s *Sink) checkRights(ctx context.Context, pg *pgconn.PgConn, p *place) error {
 	var lacking, grants []string
 	for _, own := range p.own {
-		checks := make([]string, len(own.rights))
-		for i, right := range own.rights {
-			checks[i] = "has_table_privilege($1::text, '" + right + "')"
-		}
-		rows, err := query(ctx, pg, "SELECT "+strings.Join(checks, " AND "), own.name.String())
+		rights, err := own.lackingRights(ctx, pg)
 		if err != nil {
 			return classify("check the rights on "+own.name.String(), err)
 		}
-		if !isTrue(rows[0][0]) {
+		if len(rights) > 0 {
 			lacking = append(lacking, own.name.String())
 			grants = append(grants, own.grant(s.facts.role)+";")
 		}
@@ -267,6 +263,25 @@ func (s *Sink) checkRights(ctx context.Context, pg *pgconn.PgConn, p *place) err
 	}
 	return flow.Fatal(fmt.Errorf("the role %s needs rights on %s; as the owner, run:\n%s",
 		s.facts.role, strings.Join(lacking, ", "), strings.Join(grants, "\n")))
+}
+
+// lackingRights are the rights on an existing table that the role needs and has not.
+func (p *penstockTable) lackingRights(ctx context.Context, pg *pgconn.PgConn) ([]string, error) {
+	checks := make([]string, len(p.rights))
+	for i, right := range p.rights {
+		checks[i] = "has_table_privilege($1::text, '" + right + "')"
+	}
+	rows, err := query(ctx, pg, "SELECT "+strings.Join(checks, ", "), p.name.String())
+	if err != nil {
+		return nil, err
+	}
+	var lacking []string
+	for i, right := range p.rights {
+		if !isTrue(rows[0][i]) {
+			lacking = append(lacking, right)
+		}
+	}
+	return lacking, nil
 }
 
 // create runs the statements, one process at a time. Where the role may not,

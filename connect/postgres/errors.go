@@ -121,18 +121,22 @@ func describe(pe *pgconn.PgError, err error) error {
 		more = append(more, pe.Hint)
 	}
 	switch pe.Code {
-	case "22P03", "22P04", "08P01", "42703", "42804", "42P01":
-		if classOf(pe) == flow.ClassFatal {
-			more = append(more, "The table seems to have been changed since the flow has looked at it: restart the flow, which checks every column")
-		}
 	case codeInsufficientRights:
 		more = append(more, "Grant the role the right, and start the flow again")
 	case "28P01", "28000":
 		more = append(more, "Check user and password, and pg_hba.conf on the server")
 	case codeReadOnly:
-		more = append(more, "This is a standby, or the database is set to read only")
+		more = append(more, "This is a standby, or the database is set to read only. The flow connects anew and tries again: "+
+			"for a failover, url must lead to the primary (several hosts, and target_session_attrs=read-write)")
+	case "53100":
+		more = append(more, "The disk of the server, or of a tablespace, is full: free space, or make it larger. The flow goes on by itself")
+	case "53200":
+		more = append(more, "The server has no memory left for this, or its lock table is full (max_locks_per_transaction). The flow tries again; if that does not help, "+
+			"give the server more, or use fewer lanes or smaller batches")
 	case "53300":
-		more = append(more, "The limit is "+connectionLimit(pe)+": use fewer lanes, or raise it")
+		more = append(more, "The limit is "+connectionLimit(pe)+": use fewer lanes, or raise it. The flow tries again")
+	case "57P01", "57P02", "57P03":
+		more = append(more, "The server stops, restarts or recovers, or somebody ended this connection. The flow goes on by itself")
 	}
 	if len(more) == 0 {
 		return err

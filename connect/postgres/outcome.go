@@ -34,10 +34,11 @@ const (
 	overtaken          // somebody else has changed the rows since
 )
 
-// commit commits, and finds out what happened if the server does not say.
-func (w *writer) commit(ctx context.Context) error {
+// commit commits, and finds out what happened if the server does not say. verify
+// may be a statement that goes first, and fails where the rows do not fit the table.
+func (w *writer) commit(ctx context.Context, verify string) error {
 	pg := w.conn.pg
-	res, err := exec(ctx, pg, "COMMIT")
+	res, err := exec(ctx, pg, verify+"COMMIT")
 	if err == nil {
 		// A transaction that has failed before is rolled back by COMMIT, which
 		// pgconn does not take for an error.
@@ -47,6 +48,13 @@ func (w *writer) commit(ctx context.Context) error {
 		return nil
 	}
 	var pe *pgconn.PgError
+	if errors.As(err, &pe) && !pg.IsClosed() && pg.TxStatus() == 'E' {
+		w.abort(ctx, err) // COMMIT was not reached
+		if pe.Code == "22012" {
+			return errVerify
+		}
+		return classify("verify the table", err)
+	}
 	if errors.As(err, &pe) && !pg.IsClosed() && pg.TxStatus() == 'I' {
 		// The server has answered: a deferred constraint, a serialization failure.
 		return classifyRows("commit", err)

@@ -228,7 +228,7 @@ func (p *place) refuseOther(ctx context.Context, pg *pgconn.PgConn, setup flow.S
 	var diff, set []string
 	want := []string{setup.ClusterID, setup.Source, p.targetText()}
 	for i, c := range []struct{ what, column string }{{"source cluster", "cluster_id"}, {"source", "source"}, {"target", "target"}} {
-		if got := string(rows[0][1+i]); got != want[i] && !(c.column == "target" && writesInto(want[i], got)) {
+		if got := string(rows[0][1+i]); got != want[i] && (c.column != "target" || !writesInto(want[i], got)) {
 			diff = append(diff, fmt.Sprintf("its %s was %q and is %q now", c.what, got, want[i]))
 			set = append(set, c.column+" = "+literal(want[i]))
 		}

@@ -7,7 +7,8 @@ import (
 )
 
 // plan is what Open compiles: the encoders and the statements for one table,
-// shared by the writers and not changed.
+// shared by the writers and not changed. Where the table is changed while the
+// flow runs, another plan takes its place.
 type plan struct {
 	target *target
 	table  *table
@@ -22,6 +23,8 @@ type plan struct {
 	createStaging, merge string
 	// createDeleted, copyDeleted and remove are for the tombstones of upsert.
 	createDeleted, copyDeleted, remove string
+	// verify comes before COMMIT for append, whose COPY is into the table itself.
+	verify string
 }
 
 // The temporary tables live as long as the transaction. They have the declared types
@@ -66,6 +69,7 @@ func newPlan(to *target) (*plan, error) {
 	const binary = " FROM STDIN (FORMAT binary)"
 	if mode == ModeAppend {
 		p.copyInto = fmt.Sprintf("COPY %s (%s)%s", t.tableName, cols, binary)
+		p.verify = verifySQL(t, p.columns)
 		return p, nil
 	}
 	p.createStaging = fmt.Sprintf("CREATE TEMPORARY TABLE %s (%s) ON COMMIT DROP", stagingTable, strings.Join(defs, ", "))

@@ -29,10 +29,10 @@ type Sink struct {
 	setup   flow.Setup
 	appName string
 
-	// What Open has found; not changed afterwards while writers exist.
+	// What Open has found; not changed afterwards while writers exist, but for the plans.
 	facts serverFacts
 	place *place
-	plans []plan // by route
+	plans []atomic.Pointer[plan] // by route
 
 	// control is for everything but writing; whoever has taken the token may
 	// use it. It is nil until it is needed, and after it broke.
@@ -117,7 +117,7 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 			return err
 		}
 		s.place = p
-		s.plans = make([]plan, len(p.targets))
+		s.plans = make([]atomic.Pointer[plan], len(p.targets))
 		var errs []error
 		for i := range p.targets {
 			t := &p.targets[i]
@@ -133,7 +133,7 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 				errs = append(errs, err)
 				continue
 			}
-			s.plans[i] = *made
+			s.plans[i].Store(made)
 		}
 		if err := errors.Join(errs...); err != nil {
 			return flow.Fatal(err)

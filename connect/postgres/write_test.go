@@ -221,16 +221,3 @@ func TestTriggersOwnSQLSTATEIsTheDatas(t *testing.T) {
 		}
 	}
 }
-
-// A table that is changed under the flow must not turn all records into dead letters.
-func TestTableChangedIsFatal(t *testing.T) {
-	t.Parallel()
-	for _, change := range []string{
-		"ALTER TABLE t ALTER seq TYPE int4", "ALTER TABLE t ALTER seq TYPE text", "ALTER TABLE t ALTER temp TYPE numeric",
-		"ALTER TABLE t DROP temp", "DROP TABLE t",
-	} {
-		r := newDB(t, simpleTable).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
-		r.exec(change)
-		r.wantErr(r.batch(row{"a", 1, 2.0}), flow.ClassFatal, "restart the flow")
-	}
-}

@@ -47,9 +47,8 @@ func newWriter(s *Sink, lane int) *writer {
 
 // route returns what the batch is written with.
 func (w *writer) route(b *flow.Batch) *routeWriter {
-	r := w.routes[b.Route]
-	if r == nil {
-		p := &w.sink.plans[b.Route]
+	r, p := w.routes[b.Route], w.sink.plans[b.Route].Load()
+	if r == nil || r.plan != p {
 		r = &routeWriter{plan: p}
 		r.rows.enc = newRowEncoder(p.columns)
 		if p.mode == ModeUpsert {
@@ -116,11 +115,15 @@ func (w *writer) Write(ctx context.Context, b *flow.Batch) error {
 	}
 	if err != nil {
 		w.abort(ctx, err)
-		return w.blame(ctx, r.plan, err)
+		return w.reconsider(ctx, b.Route, r.plan, err)
 	}
 	failpoint.Hit("sink.before_commit")
-	if err := w.commit(ctx); err != nil {
-		return err
+	verify := ""
+	if b.Rows() > 0 {
+		verify = r.plan.verify
+	}
+	if err := w.commit(ctx, verify); err != nil {
+		return w.reconsider(ctx, b.Route, r.plan, err)
 	}
 	failpoint.Hit("sink.after_commit")
 	return nil
@@ -298,23 +301,6 @@ func (w *writer) copyRows(ctx context.Context, plan *plan, sql string, r *copyRe
 		}
 	}
 	return err
-}
-
-// blame makes sure that a data error is the data's fault: after ALTER TABLE the
-// server may take the bytes of any record for nonsense.
-func (w *writer) blame(ctx context.Context, plan *plan, err error) error {
-	if flow.ClassOf(err) != flow.ClassData || w.conn == nil {
-		return err
-	}
-	planned := plan.table
-	t, readErr := readTable(ctx, w.conn.pg, planned.tableName)
-	if readErr != nil {
-		return classify("look at table "+planned.String(), readErr)
-	}
-	if t != nil && t.oid == planned.oid && slices.Equal(t.columns, planned.columns) {
-		return err
-	}
-	return flow.Fatal(fmt.Errorf("table %s was changed since the flow has looked at it: restart the flow, which checks every column; the server says: %s", planned, err.Error()))
 }
 
 // abort ends the transaction after an error.

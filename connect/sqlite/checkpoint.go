@@ -84,7 +84,7 @@ func (s *Sink) register(c *conn) error {
 	for _, d := range []struct{ what, was, is string }{
 		{"source cluster", cluster, s.setup.ClusterID}, {"source", source, s.setup.Source}, {"target table", target, s.targetText()},
 	} {
-		if d.was != d.is && !(d.what == "target table" && writesInto(d.is, d.was)) {
+		if d.was != d.is && (d.what != "target table" || !writesInto(d.is, d.was)) {
 			return flow.Fatal(fmt.Errorf("flow %s exists with another %s: it was %q and is %q now, and positions of one mean nothing for the other; "+
 				"give the flow another name, or delete its rows from %s and %s to start over", s.setup.Flow, d.what, d.was, d.is, flowTable, checkpointTable))
 		}

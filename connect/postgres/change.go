@@ -1,0 +1,144 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/penstockdev/penstock/flow"
+)
+
+// verifySQL is the statement that fails where the columns are not of the types
+// that COPY's bytes were made for. PostgreSQL itself often does not notice: the
+// eight bytes of an int8 are a float8, a timestamp, even a numeric (a wrong
+// one). It runs between COPY, whose lock keeps the table as it is, and COMMIT, in
+// the round trip of the latter, and costs about 50 µs.
+func verifySQL(t *table, columns []column) string {
+	types := make([]string, len(columns))
+	for i := range columns {
+		types[i] = fmt.Sprintf("pg_typeof(x.%s)::oid = %d", quoteName(columns[i].name), t.column(columns[i].name).declared)
+	}
+	// The row type of the table has its columns, and this reads no row.
+	return fmt.Sprintf("SELECT 1 / (%s)::int4 FROM (SELECT (NULL::%s).*) x;", strings.Join(types, " AND "), t.tableName)
+}
+
+// errVerify is what verifySQL finds.
+var errVerify = errors.New("the table's columns are not those that the rows were made for")
+
+// schemaCodes are the SQLSTATEs of a statement that does not fit the table: a
+// column or the table that is gone, another type, a key without its index.
+var schemaCodes = []string{"42703", "42P01", "42804", "42P10", "428C9", "22P03", "22P04", "08P01", codeNoSuchSchema}
+
+// reconsider judges an error in the light of the table as it is now. Where it was
+// changed while the flow runs, no record is at fault: if the flow's columns still fit,
+// the batch is tried again with a plan made anew; if not, the error says what to
+// do, and has no class: it may be a migration under way, so the flow tries a
+// few times, and stops then. The transaction has ended.
+func (w *writer) reconsider(ctx context.Context, route int, p *plan, err error) error {
+	state := sqlState(err)
+	switch {
+	case w.conn == nil, w.conn.pg.IsClosed():
+		return err
+	case state == codeInsufficientRights:
+		return w.sink.explainRights(ctx, w.conn.pg, p, err)
+	case flow.ClassOf(err) != flow.ClassData && !errors.Is(err, errVerify) && !slices.Contains(schemaCodes, state):
+		return err
+	}
+	now := *p.target
+	var readErr error
+	if now.table, readErr = readTable(ctx, w.conn.pg, now.name); readErr != nil {
+		return classify("look at table "+now.String(), readErr)
+	}
+	if now.table == nil {
+		return fmt.Errorf("table %s is gone: it was dropped or renamed while the flow runs, which goes on where it is when it is back. "+
+			"Rename it back, or restore it; the flow's positions say that the records before them are in it (%s)", &now, err.Error())
+	}
+	if now.table.same(p.table) {
+		return err
+	}
+	made, planErr := (*plan)(nil), now.check()
+	if planErr == nil {
+		made, planErr = newPlan(&now)
+	}
+	if planErr != nil {
+		return fmt.Errorf("%w\nIt was changed while the flow runs, which goes on where it is when this is mended (%s)", planErr, err.Error())
+	}
+	w.sink.plans[route].Store(made)
+	w.sink.Logger.Warn("the table was changed while the flow runs; its columns were read again", "flow", w.sink.setup.Flow, "table", now.String(),
+		"replaced", now.table.oid != p.table.oid)
+	return flow.Transient(fmt.Errorf("table %s was changed while the flow runs; its columns were read again", &now))
+}
+
+// same says that a table is as it was, as far as plans and checks go.
+func (t *table) same(old *table) bool {
+	return t.oid == old.oid && slices.Equal(t.columns, old.columns) && slices.EqualFunc(t.indexes, old.indexes, func(a, b uniqueIndex) bool {
+		return a.name == b.name && a.usable == b.usable && slices.Equal(a.columns, b.columns)
+	})
+}
+
+// explainRights says which rights the role lacks, and how to give them.
+func (s *Sink) explainRights(ctx context.Context, pg *pgconn.PgConn, p *plan, cause error) error {
+	role := quoteName(s.facts.role)
+	grants, err := p.target.lackingRights(ctx, pg, p, role)
+	if err != nil {
+		return cause // and not why it cannot be explained
+	}
+	for _, own := range s.place.own {
+		lacking, err := own.lackingRights(ctx, pg)
+		if err != nil {
+			return cause
+		}
+		if len(lacking) > 0 {
+			grants = append(grants, fmt.Sprintf("GRANT %s ON %s TO %s;", strings.Join(lacking, ", "), own.name, role))
+		}
+	}
+	if len(grants) == 0 {
+		return cause
+	}
+	return flow.Fatal(fmt.Errorf("%w. As the owner, run:\n%s", cause, strings.Join(grants, "\n")))
+}
+
+// lackingRights are the statements that give the role what it lacks to write the table.
+func (t *target) lackingRights(ctx context.Context, pg *pgconn.PgConn, p *plan, role string) ([]string, error) {
+	names := make([]string, len(p.columns))
+	for i := range p.columns {
+		names[i] = literal(p.columns[i].name)
+	}
+	onColumns := func(right string) string {
+		return fmt.Sprintf("(SELECT bool_and(has_column_privilege($1::oid, c, '%s')) FROM unnest(ARRAY[%s]) c)", right, strings.Join(names, ","))
+	}
+	wanted := strings.Split(dataRights(t.Mode), ", ")
+	checks := make([]string, len(wanted))
+	for i, right := range wanted {
+		checks[i] = onColumns(right)
+		if right == "DELETE" {
+			checks[i] = "has_table_privilege($1::oid, 'DELETE')"
+		}
+	}
+	rows, err := query(ctx, pg, fmt.Sprintf(`SELECT has_schema_privilege($2, 'USAGE'), has_database_privilege(current_database(), 'TEMPORARY'), current_database(), %s`,
+		strings.Join(checks, ", ")), fmt.Sprint(p.table.oid), t.name.schema)
+	if err != nil {
+		return nil, err
+	}
+	r := rows[0]
+	var grants, lacking []string
+	if !isTrue(r[0]) {
+		grants = append(grants, fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", quoteName(t.name.schema), role))
+	}
+	if t.Mode != ModeAppend && !isTrue(r[1]) {
+		grants = append(grants, fmt.Sprintf("GRANT TEMPORARY ON DATABASE %s TO %s;", quoteName(string(r[2])), role))
+	}
+	for i, right := range wanted {
+		if !isTrue(r[3+i]) {
+			lacking = append(lacking, right)
+		}
+	}
+	if len(lacking) > 0 {
+		grants = append(grants, fmt.Sprintf("GRANT %s ON %s TO %s;", strings.Join(lacking, ", "), t.name, role))
+	}
+	return grants, nil
+}

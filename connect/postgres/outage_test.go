@@ -1,0 +1,148 @@
+package postgres
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/testservice"
+)
+
+// onServer is newDB on a server of the test's own.
+func onServer(t *testing.T, s *testservice.Server, statements ...string) *db {
+	t.Helper()
+	return connectDB(t, s.URL(), statements...)
+}
+
+func connectDB(t *testing.T, url string, statements ...string) *db {
+	t.Helper()
+	d := &db{t: t, url: url, flow: "test"}
+	var err error
+	if d.conn, err = pgx.Connect(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.conn.Close(t.Context()) })
+	for _, s := range statements {
+		d.exec(s)
+	}
+	return d
+}
+
+// within writes the batch until it succeeds; errors must be transient.
+func (r *rig) within(d time.Duration, b *flow.Batch) {
+	r.t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(d)
+	for {
+		err := r.w.Write(r.t.Context(), b)
+		if err == nil {
+			r.at[0].Offset = b.Parts[0].Next
+			return
+		}
+		wantError(r.t, err, flow.ClassTransient)
+		select {
+		case <-tick.C:
+		case <-deadline:
+			r.t.Fatalf("after %s: %v", d, err)
+		}
+	}
+}
+
+func TestAFullDiskIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	server := testservice.StartPostgresOnDisk(t, 120)
+	r := onServer(t, server, simpleTable).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
+	r.write(row{"a", 1, 1.5})
+	server.FillDisk()
+	rows := make([]any, 20_000)
+	for i := range rows {
+		rows[i] = row{"b", i, 2.5}
+	}
+	b := r.batch(rows...)
+	r.wantErr(b, flow.ClassTransient, "No space left on device", "free space, or make it larger", "goes on by itself")
+	server.FreeDisk()
+	r.within(30*time.Second, b)
+	r.want("SELECT count(*) FROM t", "20001")
+}
+
+func TestMemoryThatRunsOutIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	// The lock table is memory of the whole server.
+	server := testservice.StartPostgres(t)
+	r := onServer(t, server, simpleTable,
+		`CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(g) FROM generate_series(1, 500000) g; RETURN NEW; END $$`,
+		"CREATE TRIGGER hold BEFORE INSERT ON t FOR EACH ROW WHEN (NEW.seq = 13) EXECUTE FUNCTION hold()",
+	).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
+	b := r.batch(row{"a", 13, 1.5})
+	r.wantErr(b, flow.ClassTransient, "53200", "max_locks_per_transaction", "fewer lanes or smaller batches")
+	r.exec("DROP TRIGGER hold ON t")
+	r.writeBatch(b)
+}
+
+func TestNoFreeConnectionIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	d := newDB(t, simpleTable)
+	role, url := d.role()
+	t.Cleanup(func() {
+		_, _ = d.conn.Exec(t.Context(), "DROP OWNED BY "+role)
+		_, _ = d.conn.Exec(t.Context(), "DROP ROLE "+role)
+	})
+	d.exec("GRANT CREATE, USAGE ON SCHEMA public TO " + role)
+	d.exec("ALTER TABLE t OWNER TO " + role)
+	r := d.open(SinkConfig{URL: url, TableConfig: TableConfig{Table: "t"}}, simpleFields)
+	b := r.batch(row{"a", 1, 1.5})
+	d.exec("ALTER ROLE " + role + " CONNECTION LIMIT 1") // the control connection's
+	r.wantErr(b, flow.ClassTransient, "53300", "use fewer lanes, or raise it")
+	d.exec("ALTER ROLE " + role + " CONNECTION LIMIT 10")
+	r.writeBatch(b)
+}
+
+func TestAServerThatStopsIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	server := testservice.StartPostgres(t)
+	r := onServer(t, server, simpleTable).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
+	r.write(row{"a", 1, 1.5})
+	r.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'penstock:test'")
+	r.wantErr(r.batch(row{"b", 2, 2.5}), flow.ClassTransient, "57P01", "goes on by itself")
+	r.write(row{"b", 2, 2.5})
+
+	b := r.batch(row{"c", 3, 3.5})
+	server.StopImmediately() // a crash: it recovers at the next start
+	r.wantErr(b, flow.ClassTransient)
+	r.wantErr(b, flow.ClassTransient, "check that the server runs")
+	started := make(chan struct{})
+	go func() {
+		defer close(started)
+		server.Start()
+	}()
+	r.within(60*time.Second, b)
+	<-started
+	connectDB(t, r.url).want("SELECT device_id FROM t ORDER BY 1", "a", "b", "c")
+}
+
+// After a failover the url leads to the new primary, or to a standby for a while.
+func TestAServerThatIsReadOnlyIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	primary := testservice.StartPostgres(t)
+	d := onServer(t, primary, simpleTable)
+	r := d.open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
+	r.write(row{"a", 1, 1.5})
+	standby := primary.StartStandby()
+	lsn := d.rows("SELECT pg_current_wal_lsn()")
+	s := connectDB(t, testservice.WithAddr(t, d.url, standby.Addr()))
+	s.eventually("SELECT pg_last_wal_replay_lsn() >= '"+lsn[0]+"'", "t")
+
+	_, err := s.tryOpen(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
+	wantError(t, err, flow.ClassTransient, "25006", "This is a standby", "target_session_attrs=read-write")
+	primary.StopImmediately()
+	standby.Promote()
+	next := s.open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
+	if next.at[0].Offset != 1 {
+		t.Errorf("the new primary is at %d, want 1", next.at[0].Offset)
+	}
+	next.write(row{"b", 2, 2.5})
+	s.want("SELECT device_id FROM t ORDER BY 1", "a", "b")
+}
