@@ -109,7 +109,8 @@ type Member struct {
 // the membership that Member returns (KIP-447).
 type GroupMember interface {
 	// Member returns the membership under which this process owns all of ps now,
-	// or a *FencedError if it does not own one of them. It answers from memory.
+	// or a *FencedError if it does not own one of them. It answers from memory;
+	// before the group is joined, and for no partitions, with Group alone and Generation -1.
 	// None of ps is to be given up while the answer is used: a partition that is
 	// revoked later is revoked under a later generation.
 	Member(ps []Partition) (Member, error)

@@ -16,6 +16,23 @@ import (
 
 type offsets = map[string]map[int32]kgo.Offset
 
+// onSettle is kgo's OnPartitionsAssigned, which it calls before it asks for the
+// offsets of what is new to this process. It would wait for a transaction that a
+// dead predecessor has left open until the broker ends it.
+func (s *Source) onSettle(ctx context.Context, _ *kgo.Client, added map[string][]int32) {
+	var ps []flow.Partition
+	for t, ids := range added {
+		for _, id := range ids {
+			ps = append(ps, flow.Partition{Topic: t, ID: id})
+		}
+	}
+	if len(ps) == 0 {
+		return
+	}
+	// The error is that of ctx, or Read returns it.
+	_ = s.persist(ctx, func(ctx context.Context, c *cluster) error { return c.settle(ctx, s.cfg.Group, ps, s.log) })
+}
+
 // onAssigned is kgo's AdjustFetchOffsetsFn: kgo calls it with the partitions
 // that are new to this process and what the group has committed of them, reads
 // each from the answer on, and never reads those that the answer lacks.
@@ -228,8 +245,11 @@ func (s *Source) revoke(ctx context.Context, revoked map[string][]int32, lost bo
 func (s *Source) Member(ps []flow.Partition) (flow.Member, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cl == nil {
-		return flow.Member{}, errClosed
+	if s.cl == nil { // not joined yet, or not any more
+		if s.closed || len(ps) > 0 {
+			return flow.Member{}, errClosed
+		}
+		return flow.Member{Group: s.cfg.Group, InstanceID: s.cfg.InstanceID, Generation: -1}, nil
 	}
 	for _, p := range ps {
 		if s.parts[p] == nil {

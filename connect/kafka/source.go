@@ -176,6 +176,7 @@ func (s *Source) groupOptions() []kgo.Opt {
 		kgo.HeartbeatInterval(c.HeartbeatInterval),
 		kgo.RebalanceTimeout(c.RebalanceTimeout),
 		kgo.DisableAutoCommit(),
+		kgo.OnPartitionsAssigned(s.onSettle),
 		kgo.AdjustFetchOffsetsFn(s.onAssigned),
 		kgo.OnPartitionsRevoked(s.onRevoked),
 		kgo.OnPartitionsLost(s.onLost),

@@ -74,14 +74,11 @@ func (s *TransactionalSink) Open(ctx context.Context, setup flow.Setup) error {
 		return flow.Fatal(fmt.Errorf("kafka: delivery: exactly_once needs source and target in one cluster, whose transaction holds both; the source reads cluster %s, and %s is cluster %s; %s",
 			setup.ClusterID, s.cfg.addresses(), s.clusterID, instead))
 	}
-	if m, err := setup.Member(nil); err == nil && m.Group != "" {
-		s.group = m.Group
-	} else if s.cfg.Source != nil {
-		s.group = s.cfg.Source.Group
+	m, err := setup.Member(nil)
+	if err != nil {
+		return err
 	}
-	if s.group == "" {
-		return flow.Fatal(errors.New("kafka: the source does not say which consumer group it is in; " + instead))
-	}
+	s.group = m.Group
 	s.process = setup.Flow + "-" + strings.ToLower(rand.Text()[:10])
 	s.source, s.target = fingerprint(setup.Source), fingerprint(s.cfg.Topic)
 	s.held.Lock()
