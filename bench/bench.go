@@ -20,6 +20,8 @@ type Options struct {
 	Pairs     int
 	First     int // records of the loop that commits every message
 	Starts    int // rounds of the time to the first row
+	Burst     int // records that arrive at once
+	Outage    time.Duration
 	BenchTime time.Duration
 	Quick     bool
 	Binary    string
@@ -55,6 +57,8 @@ var parts = []part{
 	{"latency", "from the acknowledgement of a record to its row being visible, at 10,000 records/s", (*Bench).latency, servers},
 	{"copy", "Kafka to Kafka, at least and exactly once, beside a hand-written copy", (*Bench).copyTopic, backlog},
 	{"partitions", "1,000 partitions beside 8, Kafka to PostgreSQL", (*Bench).manyPartitions, servers},
+	{"adaptive", "batch.adaptive beside the defaults and the best static setting", (*Bench).adaptive, backlog},
+	{"outage", "the database stands still, or dies, under full load", (*Bench).outage, backlog},
 }
 
 func parseOptions(args []string) (Options, error) {
@@ -71,6 +75,8 @@ func parseOptions(args []string) (Options, error) {
 	fs.IntVar(&o.Pairs, "pairs", 7, "rounds of every comparison")
 	fs.IntVar(&o.First, "first", 5_000, "records of the loop that commits every message")
 	fs.IntVar(&o.Starts, "starts", 7, "rounds of the time to the first row")
+	fs.IntVar(&o.Burst, "burst", 500_000, "records that arrive at once, a multiple of 8")
+	fs.DurationVar(&o.Outage, "outage", time.Minute, "how long the database is away")
 	fs.DurationVar(&o.BenchTime, "benchtime", time.Second, "time of one measurement of decode")
 	fs.BoolVar(&o.Quick, "quick", false, "one round on few records: does it all still work? Uses the servers of the tests, where there are any")
 	fs.StringVar(&o.Binary, "binary", "", "the penstock to measure (default: build one as for a release)")
@@ -89,6 +95,8 @@ func parseOptions(args []string) (Options, error) {
 		quick(&o.Pairs, 1, given["pairs"])
 		quick(&o.First, 200, given["first"])
 		quick(&o.Starts, 1, given["starts"])
+		quick(&o.Burst, 24_000, given["burst"])
+		quick(&o.Outage, 2*time.Second, given["outage"])
 		quick(&o.BenchTime, 20*time.Millisecond, given["benchtime"])
 	}
 	o.Parts = names
@@ -103,6 +111,8 @@ func parseOptions(args []string) (Options, error) {
 	switch {
 	case o.Records <= 0 || o.Records%partitions != 0:
 		return o, fmt.Errorf("-records must be a multiple of %d", partitions)
+	case o.Burst <= 0 || o.Burst%partitions != 0:
+		return o, fmt.Errorf("-burst must be a multiple of %d", partitions)
 	case o.Pairs < 1 || o.First < 1 || o.Starts < 1:
 		return o, errors.New("-pairs, -first and -starts must be at least 1")
 	}

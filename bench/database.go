@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -43,7 +44,7 @@ func openDatabase(ctx context.Context, admin string) (_ *Database, err error) {
 	}
 	u.Path = "/" + d.name
 	d.URL = u.String()
-	if d.conn, err = pgx.Connect(ctx, d.URL); err != nil {
+	if err := d.Connect(ctx); err != nil {
 		return nil, errors.Join(err, d.Close(context.WithoutCancel(ctx)))
 	}
 	_, err = d.conn.Exec(ctx, `CREATE TABLE `+table+` (
@@ -57,8 +58,18 @@ func openDatabase(ctx context.Context, admin string) (_ *Database, err error) {
 	if err != nil {
 		return nil, errors.Join(err, d.Close(context.WithoutCancel(ctx)))
 	}
-	d.server = parentPID(int(d.conn.PgConn().PID()))
 	return d, nil
+}
+
+// Connect connects, again if the server was started anew.
+func (d *Database) Connect(ctx context.Context) (err error) {
+	if d.conn != nil {
+		_ = d.conn.Close(ctx) // broken, as a rule
+	}
+	if d.conn, err = pgx.Connect(ctx, d.URL); err == nil {
+		d.server = parentPID(int(d.conn.PgConn().PID()))
+	}
+	return err
 }
 
 func (d *Database) inAdmin(ctx context.Context, sql string) error {
@@ -167,8 +178,13 @@ func (s sums) compare(got sums) error {
 
 // Progress is how many records the flow's checkpoint has passed: the topics
 // here begin at offset 0 and have no gaps.
-func (d *Database) Progress(ctx context.Context, flow string) (n int64, err error) {
-	err = d.conn.QueryRow(ctx, `SELECT coalesce(sum(next_offset), 0)::bigint FROM penstock_checkpoint WHERE flow = $1`, flow).Scan(&n)
+func (d *Database) Progress(ctx context.Context, flow string) (int64, error) {
+	return d.progressUpTo(ctx, flow, math.MaxInt64)
+}
+
+// progressUpTo counts only so many offsets of each partition.
+func (d *Database) progressUpTo(ctx context.Context, flow string, offset int64) (n int64, err error) {
+	err = d.conn.QueryRow(ctx, `SELECT coalesce(sum(least(next_offset, $2)), 0)::bigint FROM penstock_checkpoint WHERE flow = $1`, flow, offset).Scan(&n)
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code == "42P01" {
 		return 0, nil // the flow has not made its tables yet
 	}

@@ -33,7 +33,7 @@ func (b *Bench) latency(ctx context.Context) error {
 func (b *Bench) latencySide(name string, perSecond int, spec flowSpec) Side {
 	length, warmUp := 20*time.Second, 3*time.Second
 	if b.opts.Quick {
-		length, warmUp = 2*time.Second, 500*time.Millisecond
+		length, warmUp = time.Second, 200*time.Millisecond
 	}
 	return Side{
 		Name: name, Prepare: b.db.Reset, Server: b.db.CPU,

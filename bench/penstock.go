@@ -59,8 +59,8 @@ type flowSpec struct {
 	Lanes int
 	// Raw flows decode nothing.
 	Raw bool
-	// Settings is YAML of the flow file's top level.
-	Settings string
+	// Fetch is YAML of the source's fetch, Settings of the flow file's top level.
+	Fetch, Settings string
 	// Progress returns how many records the flow's checkpoint has passed.
 	Progress func(ctx context.Context, flow string) (int64, error)
 }
@@ -95,6 +95,9 @@ func (p *Penstock) Start(ctx context.Context, spec flowSpec) (*runningFlow, erro
 	}
 	var yaml strings.Builder
 	fmt.Fprintf(&yaml, "flow: %s\nsource:\n  kafka:\n    brokers: [%s]\n    topics: [%s]\n", f.Name, strings.Join(p.Brokers, ", "), spec.Topic)
+	if spec.Fetch != "" {
+		fmt.Fprintf(&yaml, "    fetch: %s\n", spec.Fetch)
+	}
 	if !spec.Raw {
 		yaml.WriteString(columnsYAML)
 	}
@@ -153,6 +156,12 @@ func (f *runningFlow) Until(ctx context.Context, what string, every, limit time.
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// idle waits, and fails when the flow ends before.
+func (f *runningFlow) idle(ctx context.Context, d time.Duration) error {
+	began := time.Now()
+	return f.Until(ctx, "time to pass", 10*time.Millisecond, 2*d, func() (bool, error) { return time.Since(began) >= d, nil })
 }
 
 // Ready waits until the flow has its partitions.

@@ -45,11 +45,13 @@ func (b *Bench) copySide(name string, files ...string) Side {
 }
 
 // intoTable is a flow of Penstock, exactly once into the table.
-func (b *Bench) intoTable(mode string, lanes int) flowSpec {
+func (b *Bench) intoTable(mode string, lanes int) flowSpec { return b.db.intoTable(mode, lanes) }
+
+func (d *Database) intoTable(mode string, lanes int) flowSpec {
 	return flowSpec{
 		Sink:  fmt.Sprintf("postgres:\n  url: ${BENCH_DATABASE}\n  table: %s\n  mode: %s\n  key: [device_id, seq]\n", table, mode),
-		Env:   []string{"BENCH_DATABASE=" + b.db.URL},
-		Lanes: lanes, Progress: b.db.Progress,
+		Env:   []string{"BENCH_DATABASE=" + d.URL},
+		Lanes: lanes, Progress: d.Progress,
 	}
 }
 

@@ -113,9 +113,15 @@ func (p *process) Stop(sig os.Signal) (Usage, error) {
 	return p.Wait()
 }
 
+// BytesRead is how much the process has read so far, from files and from the
+// network; 0 if not known.
+func (p *process) BytesRead() int64 { return procNumber(p.cmd.Process.Pid, "io", "rchar:") }
+
 // procStatus returns a number from /proc/PID/status, 0 if there is none.
-func procStatus(pid int, key string) int64 {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+func procStatus(pid int, key string) int64 { return procNumber(pid, "status", key) }
+
+func procNumber(pid int, file, key string) int64 {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/" + file)
 	if err != nil {
 		return 0
 	}

@@ -62,8 +62,9 @@ func findServers(ctx context.Context, out io.Writer, ports *ports, dir string, q
 		return nil, err
 	}
 	s := &Servers{}
-	err = s.startPostgres(ctx, ports, filepath.Join(dir, "postgres"))
+	pg, err := s.startPostgres(ctx, ports, filepath.Join(dir, "postgres"))
 	if err == nil {
+		s.Postgres = pg.URL
 		err = s.startKafka(ctx, ports, libs, filepath.Join(dir, "kafka"))
 	}
 	if err != nil {
@@ -94,7 +95,7 @@ func (s *Servers) start(ctx context.Context, cred *syscall.Credential, dir strin
 	s.own = append(s.own, p)
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		if err = ready(ctx); err == nil {
@@ -110,50 +111,64 @@ func (s *Servers) start(ctx context.Context, cred *syscall.Credential, dir strin
 	}
 }
 
-func (s *Servers) startPostgres(ctx context.Context, ports *ports, dir string) error {
+// postgresServer is a PostgreSQL of the benchmark's own, which may be started
+// more than once.
+type postgresServer struct {
+	URL  string
+	cred *syscall.Credential
+	dir  string
+	args []string
+}
+
+func (s *Servers) startPostgres(ctx context.Context, ports *ports, dir string) (*postgresServer, error) {
 	bin, err := postgresBin("postgres")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	initdb := filepath.Join(filepath.Dir(bin), "initdb")
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
+		return nil, err
 	}
-	var cred *syscall.Credential
+	pg := &postgresServer{dir: dir}
 	if os.Geteuid() == 0 { // PostgreSQL does not run as root
 		u, err := user.Lookup("postgres")
 		if err != nil {
-			return fmt.Errorf("PostgreSQL does not run as root: %w", err)
+			return nil, fmt.Errorf("PostgreSQL does not run as root: %w", err)
 		}
 		uid, errU := strconv.ParseUint(u.Uid, 10, 32)
 		gid, errG := strconv.ParseUint(u.Gid, 10, 32)
 		if err := errors.Join(errU, errG, os.Chown(dir, int(uid), int(gid))); err != nil {
-			return err
+			return nil, err
 		}
-		cred = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		pg.cred = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	}
 	data := filepath.Join(dir, "data")
 	cmd := exec.CommandContext(ctx, initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C")
 	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: pg.cred}
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w\n%s", err, out)
+		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	addr, err := ports.free()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	args := []string{bin, "-D", data, "-p", port}
+	pg.args = []string{bin, "-D", data, "-p", port}
 	for _, o := range postgresSettings {
-		args = append(args, "-c", o)
+		pg.args = append(pg.args, "-c", o)
 	}
-	s.Postgres = "postgres://postgres@" + addr + "/postgres"
-	return s.start(ctx, cred, dir, args, func(ctx context.Context) error {
-		conn, err := pgx.Connect(ctx, s.Postgres)
+	pg.URL = "postgres://postgres@" + addr + "/postgres"
+	return pg, s.runPostgres(ctx, pg)
+}
+
+// runPostgres starts it, again if it was stopped, and returns when it answers.
+func (s *Servers) runPostgres(ctx context.Context, pg *postgresServer) error {
+	return s.start(ctx, pg.cred, pg.dir, pg.args, func(ctx context.Context) error {
+		conn, err := pgx.Connect(ctx, pg.URL)
 		if err != nil {
 			return err
 		}

@@ -42,14 +42,14 @@ func createTopic(ctx context.Context, brokers []string, name string, partitions 
 
 // producer is a client that produces as a good service does: idempotent, all
 // replicas, lz4, some milliseconds for a batch.
-func (t *Topic) producer() (*kgo.Client, error) {
-	return kgo.NewClient(
+func (t *Topic) producer(opts ...kgo.Opt) (*kgo.Client, error) {
+	return kgo.NewClient(append(opts,
 		kgo.SeedBrokers(t.Brokers...),
 		kgo.DefaultProduceTopic(t.Name),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(kgo.Lz4Compression()),
 		kgo.ProducerLinger(5*time.Millisecond),
-	)
+	)...)
 }
 
 // Fill produces so many more records, each to the partition that place says.
@@ -59,6 +59,10 @@ func (t *Topic) Fill(ctx context.Context, records int, place func(i int) int32) 
 		return err
 	}
 	defer client.Close()
+	return t.fill(ctx, client, records, place)
+}
+
+func (t *Topic) fill(ctx context.Context, client *kgo.Client, records int, place func(i int) int32) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g := newGenerator()
