@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/penstockdev/penstock/internal/adapt"
-	"github.com/penstockdev/penstock/internal/failpoint"
 )
 
 // Flow is a running, or not yet running, flow.
@@ -63,6 +62,8 @@ type Flow struct {
 	retries     map[*lane]*retryState // what is tried again; nil: the reader, or the start
 	waiting     map[Partition]error   // partitions whose position is lost
 	deadSaid    time.Time             // when dead letters were last logged
+
+	clock clock
 
 	records, rows, dead, batches, retried, bytes, fences atomic.Int64
 	lastCommit                                           atomic.Int64 // Unix microseconds
@@ -473,7 +474,7 @@ func (f *Flow) count(s *BatchStats) {
 	f.rows.Add(int64(s.Rows))
 	f.dead.Add(int64(s.Records - s.Rows))
 	f.bytes.Add(s.Bytes)
-	f.lastCommit.Store(failpoint.WallClock().UnixMicro())
+	f.lastCommit.Store(f.clock.now().UnixMicro())
 	if f.cfg.Observer != nil {
 		f.cfg.Observer.BatchWritten(*s)
 	}
@@ -500,7 +501,7 @@ func (f *Flow) Status() Status {
 	if t := f.lastCommit.Load(); t != 0 {
 		s.LastCommit = time.UnixMicro(t)
 	}
-	now := failpoint.WallClock().UnixMicro()
+	now := f.clock.now().UnixMicro()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.State = f.state
