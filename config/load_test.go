@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -511,7 +512,32 @@ func TestSchemaAndReferenceNameEveryField(t *testing.T) {
 			t.Errorf("the page lacks %s", p)
 		}
 	}
-	for _, name := range []string{"table", "batch", "sink"} {
+	// With routes the table is theirs.
+	type rule struct {
+		Then struct {
+			Then, Else struct{ Properties map[string]any }
+		}
+	}
+	var rules struct{ AllOf []rule }
+	if err := json.Unmarshal(schema, &rules); err != nil {
+		t.Fatal(err)
+	}
+	section := func(own any) map[string]any {
+		return map[string]any{"properties": map[string]any{"table": own}}
+	}
+	i := slices.IndexFunc(rules.AllOf, func(r rule) bool { return r.Then.Then.Properties != nil })
+	routed, plain := rules.AllOf[i].Then.Then.Properties, rules.AllOf[i].Then.Else.Properties
+	if diff := cmp.Diff(section(map[string]any{"properties": map[string]any{"table": false, "mode": false, "key": false}}), routed["sink"]); diff != "" || routed["routes"] == nil {
+		t.Errorf("with routes: %s", diff)
+	}
+	if diff := cmp.Diff(section(map[string]any{"required": []any{"table"}}), plain["sink"]); diff != "" {
+		t.Errorf("without: %s", diff)
+	}
+	const own = "`table`, `mode`, `key` are fields of each route's sink section"
+	if !strings.Contains(page, own) {
+		t.Errorf("the page lacks %q", own)
+	}
+	for _, name := range []string{"table", "batch", "sink", "routes"} {
 		if text, err := Explain(r, name); err != nil || !strings.Contains(text, name) {
 			t.Errorf("explain %s: %q, %v", name, text, err)
 		}

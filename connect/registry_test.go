@@ -71,4 +71,63 @@ func TestRegistryWantsEveryFieldDocumented(t *testing.T) {
 	}
 }
 
+type ownTable struct {
+	Table string `yaml:"table" required:"true" doc:"Table."`
+}
+
+type tableSink struct {
+	URL string `yaml:"url" doc:"Address."`
+	ownTable
+	Routes []string `yaml:"-"`
+}
+
+func TestRoutedSinkGetsWhatItsRoutesHave(t *testing.T) {
+	sink := RoutedSink[tableSink, ownTable]{
+		Sink: Sink[tableSink]{Name: "table", Doc: "d", New: func(tableSink) (flow.Sink, error) { return nil, nil }},
+		SetRoutes: func(c *tableSink, names []string, routes []ownTable) {
+			for i, r := range routes {
+				c.Routes = append(c.Routes, names[i]+" into "+r.Table)
+			}
+		},
+		CompleteRoute: func(c *ownTable, with Context) error {
+			c.Table = with.Flow + "_" + c.Table
+			return nil
+		},
+	}
+	var r Registry
+	if err := r.Add(sink); err != nil {
+		t.Fatal(err)
+	}
+	c := r.Find(RoleSink, "table")
+	if got := c.Route.FieldNames(); len(got) != 1 || got[0] != "table" {
+		t.Fatalf("a route has %v", got)
+	}
+	route, cfg := c.NewRoute(), c.NewConfig()
+	route.(*ownTable).Table = "orders" //nolint:errcheck // a wrong type is to panic
+	if err := c.CompleteRoute(route, Context{Flow: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetRoutes(cfg, []string{"a"}, []any{route}); err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.(*tableSink).Routes; len(got) != 1 || got[0] != "a into shop_orders" { //nolint:errcheck // likewise
+		t.Errorf("routes %v", got)
+	}
+	if c.SetRoutes(cfg, []string{"a"}, []any{cfg}) == nil || c.CompleteRoute(cfg, Context{}) == nil {
+		t.Error("the configuration of something else is taken for a route's")
+	}
+
+	sink.SetRoutes = nil
+	if err := new(Registry).Add(sink); err == nil || !strings.Contains(err.Error(), "there is no SetRoutes") {
+		t.Errorf("error %v", err)
+	}
+	err := new(Registry).Add(RoutedSink[ownTable, tableSink]{
+		Sink:      Sink[ownTable]{Name: "table", Doc: "d", New: func(ownTable) (flow.Sink, error) { return nil, nil }},
+		SetRoutes: func(*ownTable, []string, []tableSink) {},
+	})
+	if err == nil || !strings.Contains(err.Error(), "field url is none of the sink") {
+		t.Errorf("error %v", err)
+	}
+}
+
 type nilSource struct{ flow.Source }

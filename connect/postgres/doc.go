@@ -17,6 +17,12 @@
 // the first thing the transaction does, on the condition that it is as this
 // writer last saw it.
 //
+// # Tables that change
+//
+// The plan of a table holds for the columns as they were read. COPY's bytes may be
+// valid for other types, too, so the types are compared before COMMIT. After an
+// error that a changed table explains, the columns are read again (change.go).
+//
 // # PgBouncer
 //
 // Transaction pooling works: nothing here relies on the state of a session.
