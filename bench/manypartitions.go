@@ -51,6 +51,7 @@ func (b *Bench) manyPartitions(ctx context.Context) error {
 	for _, side := range []string{few, many} {
 		b.report.add(p, nil,
 			figure(p, "CPU, "+side, "s/million", Goal{}, of(side, cpu)...),
+			figure(p, "bytes read, "+side, "MiB", Goal{}, of(side, readMiB)...),
 			figure(p, "records/s, "+side, "/s", Goal{}, of(side, rate)...),
 			figure(p, "time to the first row, "+side, "s", Goal{}, of(side, firstCommit)...))
 	}

@@ -30,6 +30,8 @@ type Measurement struct {
 	CPU       float64 `json:"cpu_seconds_per_million"`
 	ServerCPU float64 `json:"server_cpu_seconds_per_million,omitempty"`
 	Peak      int64   `json:"peak_rss_bytes"`
+	// Read is what a flow has read from files and from the network.
+	Read int64 `json:"read_bytes,omitempty"`
 	// Allocs are heap allocations per record over the whole run, SteadyAllocs
 	// between the first and the last commit.
 	Allocs       float64 `json:"allocations_per_record,omitempty"`
@@ -40,7 +42,7 @@ type Measurement struct {
 }
 
 func measured(records int, u Usage) Measurement {
-	return Measurement{Records: records, Seconds: u.Wall.Seconds(), CPU: u.CPU.Seconds() / float64(records) * 1e6, Peak: u.Peak}
+	return Measurement{Records: records, Seconds: u.Wall.Seconds(), CPU: u.CPU.Seconds() / float64(records) * 1e6, Peak: u.Peak, Read: u.Read}
 }
 
 // Side is one way to do the work.

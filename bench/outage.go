@@ -62,9 +62,8 @@ func (b *Bench) outage(ctx context.Context) (err error) {
 	for _, name := range []string{frozen, killed} {
 		of := func(name, v string) []float64 { return bySide(ms, name, value(v)) }
 		again := make([]float64, 0, b.opts.Pairs)
-		for i, read := range of(name, readMiB) {
-			pauses := max(1, of(name, pauses)[i])
-			again = append(again, max(0, read-of(none, readMiB)[i])/pauses)
+		for i, read := range bySide(ms, name, readMiB) {
+			again = append(again, max(0, read-bySide(ms, none, readMiB)[i])/max(1, of(name, pauses)[i]))
 		}
 		b.report.add(p, nil,
 			worst(figure(p, name+": back at full speed after", "s", Goal{AtMost: 2}, of(name, fullSpeed)...)),
@@ -86,7 +85,6 @@ const (
 	bufferedMiB = "buffered MiB"
 	rebalances  = "rebalances"
 	pauses      = "pauses"
-	readMiB     = "read MiB"
 )
 
 // run loads the topic. After a quarter of it the database goes down, and up
@@ -143,7 +141,6 @@ func (r *outageRig) watch(ctx context.Context, f *runningFlow, down func() error
 		return nil, 0, err
 	}
 	took := c[len(c)-1].at.Sub(f.started)
-	values[readMiB] = float64(f.BytesRead()) / (1 << 20)
 	most, err := sampler.stop()
 	values[bufferedMiB], values[rebalances], values[pauses] = most.buffered/(1<<20), most.rebalances, most.pauses
 	return values, took, err

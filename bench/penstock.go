@@ -130,7 +130,9 @@ func (f *runningFlow) Progress(ctx context.Context) (int64, error) {
 // has gone wrong before, err.
 func (f *runningFlow) Finish(err error) (Usage, error) {
 	f.Peak()
+	read := f.BytesRead()
 	usage, stopErr := f.Stop(syscall.SIGTERM)
+	usage.Read = read
 	if err := errors.Join(err, stopErr); err != nil {
 		return usage, fmt.Errorf("penstock run %s: %w", f.file, err)
 	}

@@ -21,6 +21,9 @@ type Usage struct {
 	CPU time.Duration
 	// Peak is the largest resident set in bytes; 0 if not known.
 	Peak int64
+	// Read is how much a flow has read, from files and from the network, before
+	// it was told to stop; 0 if not known.
+	Read int64
 }
 
 // process is a running side.

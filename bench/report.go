@@ -58,6 +58,9 @@ func printRun(w io.Writer, m Measurement) {
 	if m.Peak > 0 {
 		fmt.Fprintf(w, "  rss %5.0f MiB", peakMiB(m))
 	}
+	if m.Read > 0 {
+		fmt.Fprintf(w, "  read %.0f MiB", readMiB(m))
+	}
 	if m.FirstCommit > 0 {
 		fmt.Fprintf(w, "  ready %.2f s  first %.2f s  from ready %.0f/s  allocs %.3f (steady %.3f)", m.Ready, m.FirstCommit, m.RateFromReady, m.Allocs, m.SteadyAllocs)
 	}

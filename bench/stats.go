@@ -125,6 +125,7 @@ func firstCommit(m Measurement) float64  { return m.FirstCommit }
 func cpu(m Measurement) float64          { return m.CPU }
 func serverCPU(m Measurement) float64    { return m.ServerCPU }
 func peakMiB(m Measurement) float64      { return float64(m.Peak) / (1 << 20) }
+func readMiB(m Measurement) float64      { return float64(m.Read) / (1 << 20) }
 func allocs(m Measurement) float64       { return m.Allocs }
 func steadyAllocs(m Measurement) float64 { return m.SteadyAllocs }
 
