@@ -3,11 +3,13 @@ package kafka
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/penstockdev/penstock/flow"
@@ -30,7 +32,14 @@ func (s *Source) onSettle(ctx context.Context, _ *kgo.Client, added map[string][
 		return
 	}
 	// The error is that of ctx, or Read returns it.
-	_ = s.persist(ctx, func(ctx context.Context, c *cluster) error { return c.settle(ctx, s.cfg.Group, ps, s.log) })
+	_ = s.persist(ctx, func(ctx context.Context, c *cluster) error {
+		err := c.settle(ctx, s.cfg.Group, ps, s.log)
+		if errors.Is(err, kerr.TransactionalIDAuthorizationFailed) { // it reads, and somebody else writes
+			s.log.Warn("cannot end a predecessor's transaction; waiting until the broker does, after the sink's transaction_timeout", slog.Any("error", err))
+			return nil
+		}
+		return err
+	})
 }
 
 // onAssigned is kgo's AdjustFetchOffsetsFn: kgo calls it with the partitions

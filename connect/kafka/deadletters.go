@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -162,32 +161,14 @@ func (d *DeadLetters) Open(ctx context.Context, setup flow.Setup) error {
 // lookAtTopic finds, or creates, the topic.
 func (d *DeadLetters) lookAtTopic(ctx context.Context, source *sourceTopics) error {
 	topic := d.cfg.Topic
-	look := d.admin.metadata
-	if d.cfg.Create {
-		look = d.admin.adm.Metadata // it may well be missing
-	}
-	md, err := look(kadm.WithAuthorizedOps(ctx), topic)
-	if errors.Is(err, kerr.TopicAuthorizationFailed) {
-		return flow.Fatal(fmt.Errorf("kafka: looking for dead-letter topic %s (brokers %s): %w; %s may not see it: grant it Describe and Write on the topic%s",
-			topic, d.cfg.addresses(), err, d.cfg.principal(), map[bool]string{true: ", and Create"}[d.cfg.Create]))
-	}
-	if err != nil {
-		return d.cfg.explain("looking for dead-letter topic "+topic, err)
-	}
-	if source != nil && source.clusterID == md.Cluster && d.cfg.Source.reads(topic) {
-		return flow.Fatal(fmt.Errorf("kafka: %w", d.cfg.loop()))
-	}
-	t := md.Topics[topic]
+	clusterID, t, err := d.admin.writable(ctx, topic, d.cfg.Create)
 	switch {
-	case errors.Is(t.Err, kerr.UnknownTopicOrPartition) && d.cfg.Create:
+	case source != nil && source.clusterID == clusterID && d.cfg.Source.reads(topic):
+		return flow.Fatal(fmt.Errorf("kafka: %w", d.cfg.loop()))
+	case errors.Is(err, kerr.UnknownTopicOrPartition) && d.cfg.Create:
 		return d.create(ctx, source)
-	case errors.Is(t.Err, kerr.UnknownTopicOrPartition):
-		return flow.Fatal(fmt.Errorf("kafka: dead-letter topic %s does not exist (brokers %s), or %s may not see it; create it, or set create: true",
-			topic, d.cfg.addresses(), d.cfg.principal()))
-	case t.Err != nil:
-		return d.cfg.explain("looking for dead-letter topic "+topic, t.Err)
-	case len(t.AuthorizedOperations) > 0 && !slices.Contains(t.AuthorizedOperations, kadm.OpWrite):
-		return flow.Fatal(d.mayNotWrite(kerr.TopicAuthorizationFailed))
+	case err != nil:
+		return err
 	}
 	d.partitions = int32(len(t.Partitions)) //nolint:gosec // a number of partitions
 	limits, err := d.admin.limits(ctx, []string{topic}, d.log)
@@ -266,16 +247,10 @@ func (d *DeadLetters) putError(err error) error {
 	switch {
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
 		return flow.Fatal(fmt.Errorf("kafka: %s: %w; raise its max.message.bytes (now %d) above the largest record of the source", doing, err, d.limit))
-	case errors.Is(err, kerr.TopicAuthorizationFailed):
-		return flow.Fatal(d.mayNotWrite(err))
 	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries), errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
 		return flow.Transient(fmt.Errorf("kafka: %s (brokers %s): %w; check that the topic exists and has enough in-sync replicas", doing, d.cfg.addresses(), err))
 	}
-	return d.cfg.explain(doing, err)
-}
-
-func (d *DeadLetters) mayNotWrite(err error) error {
-	return fmt.Errorf("kafka: writing to dead-letter topic %s: %w; %s may not do this: grant it Write on the topic", d.cfg.Topic, err, d.cfg.principal())
+	return d.cfg.explain(doing, err, mayWrite(d.cfg.Topic), mayWriteIdempotently())
 }
 
 // Close implements flow.DeadLetterQueue.

@@ -322,7 +322,7 @@ func TestDeadLetterRights(t *testing.T) {
 	})
 	wantError(t, "read-only topic", openLetters(t, cfg), flow.ClassFatal, foreign, "user "+s.Username, "grant it Write")
 	cfg.Topic, cfg.Create = foreign+".dead", true
-	wantError(t, "creating", openLetters(t, cfg), flow.ClassFatal, cfg.Topic, "Describe and Write", "and Create")
+	wantError(t, "creating", openLetters(t, cfg), flow.ClassFatal, cfg.Topic, "Write on topic "+cfg.Topic, "and Create")
 	cfg.Topic = s.Prefix + foreign
 	if err := openLetters(t, cfg); err != nil {
 		t.Error(err)

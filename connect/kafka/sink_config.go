@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -154,10 +153,4 @@ func (c *SinkConfig) logger() *slog.Logger {
 		return slog.Default()
 	}
 	return c.Logger
-}
-
-// mayNotWrite says which right is missing.
-func (c *SinkConfig) mayNotWrite(topic string, err error) error {
-	return fmt.Errorf("kafka: writing to topic %s (brokers %s): %w; %s may not do this: grant it Write and Describe on the topic",
-		topic, c.addresses(), err, c.principal())
 }

@@ -282,8 +282,9 @@ func (p *producer) flush(ctx context.Context) error {
 	return nil
 }
 
-// refused gives what a broker said a class and words.
-func (s *Sink) refused(doing, topic string, err error) error {
+// refused gives what a broker said a class and words. needs are rights that it
+// takes beside those to write.
+func (s *Sink) refused(doing, topic string, err error, needs ...right) error {
 	is := func(errs ...error) bool {
 		return slices.ContainsFunc(errs, func(e error) bool { return errors.Is(err, e) })
 	}
@@ -297,13 +298,6 @@ func (s *Sink) refused(doing, topic string, err error) error {
 		return &flow.DataError{Err: &flow.RecordError{Class: "oversized", Err: said}}
 	case is(kerr.InvalidRecord, kerr.InvalidTimestamp):
 		return &flow.DataError{Err: said}
-	case is(kerr.TopicAuthorizationFailed):
-		return flow.Fatal(s.cfg.mayNotWrite(topic, err))
-	case is(kerr.ClusterAuthorizationFailed):
-		return flow.Fatal(fmt.Errorf("%w; %s may not do this: grant it IdempotentWrite on the cluster", said, s.cfg.principal()))
-	case is(kerr.TransactionalIDAuthorizationFailed):
-		return flow.Fatal(fmt.Errorf("%w; %s may not do this: grant it Write and Describe on the transactional ids that begin with %s",
-			said, s.cfg.principal(), s.setup.Flow+"-"))
 	case is(kerr.UnknownTopicOrPartition, kerr.UnknownTopicID):
 		return flow.Transient(fmt.Errorf("%w; check that the topic exists", said))
 	case is(kerr.TransactionAbortable, kerr.UnknownProducerID, kerr.OutOfOrderSequenceNumber, kerr.ConcurrentTransactions,
@@ -311,5 +305,5 @@ func (s *Sink) refused(doing, topic string, err error) error {
 		kgo.ErrRecordTimeout, kgo.ErrRecordRetries, kgo.ErrAborting, kgo.ErrClientClosed):
 		return flow.Transient(said)
 	}
-	return s.cfg.explain(doing, err)
+	return s.cfg.explain(doing, err, append(needs, mayWrite(topic), mayWriteIdempotently(), mayTransact(s.setup.Flow+"-"))...)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -150,15 +151,7 @@ func (s *Sink) forget(name string) {
 // find looks at a topic that is written to, and creates it if it is missing
 // and Create is set.
 func (s *Sink) find(ctx context.Context, topic string, partitions int32, limit int) (*target, error) {
-	look := s.admin.metadata
-	if s.cfg.Create {
-		look = s.admin.adm.Metadata // it may well be missing
-	}
-	md, err := look(kadm.WithAuthorizedOps(ctx), topic)
-	if err == nil {
-		err = md.Topics[topic].Err
-	}
-	t := md.Topics[topic]
+	_, t, err := s.admin.writable(ctx, topic, s.cfg.Create)
 	out := &target{name: topic, partitions: int32(len(t.Partitions))} //nolint:gosec // a number of partitions
 	switch {
 	case errors.Is(err, kerr.UnknownTopicOrPartition) && s.cfg.Create:
@@ -167,14 +160,8 @@ func (s *Sink) find(ctx context.Context, topic string, partitions int32, limit i
 		if err != nil {
 			return nil, err
 		}
-	case errors.Is(err, kerr.UnknownTopicOrPartition):
-		return nil, flow.Fatal(fmt.Errorf("kafka: topic %s does not exist (brokers %s), or %s may not see it; create it, or set create: true",
-			topic, s.cfg.addresses(), s.cfg.principal()))
-	case errors.Is(err, kerr.TopicAuthorizationFailed),
-		err == nil && len(t.AuthorizedOperations) > 0 && !containsOp(t.AuthorizedOperations, kadm.OpWrite):
-		return nil, flow.Fatal(s.cfg.mayNotWrite(topic, kerr.TopicAuthorizationFailed))
 	case err != nil:
-		return nil, s.cfg.explain("looking for topic "+topic, err)
+		return nil, err
 	default:
 		limits, err := s.admin.limits(ctx, []string{topic}, s.log)
 		if err != nil {
@@ -194,13 +181,29 @@ func (s *Sink) find(ctx context.Context, topic string, partitions int32, limit i
 	return out, nil
 }
 
-func containsOp(ops []kadm.ACLOperation, want kadm.ACLOperation) bool {
-	for _, op := range ops {
-		if op == want || op == kadm.OpAll {
-			return true
-		}
+// writable looks at a topic that is to be written to, and returns it and the
+// cluster's id. One that is missing and may be created is kerr.UnknownTopicOrPartition.
+func (c *cluster) writable(ctx context.Context, topic string, create bool) (string, kadm.TopicDetail, error) {
+	look, needs := c.metadata, []right{mayWrite(topic)}
+	if create {
+		look, needs = c.adm.Metadata, append(needs, mayCreate(topic)) // it may well be missing
 	}
-	return false
+	md, err := look(kadm.WithAuthorizedOps(ctx), topic)
+	t := md.Topics[topic]
+	if err == nil {
+		err = t.Err
+	}
+	if err == nil && len(t.AuthorizedOperations) > 0 && !slices.Contains(t.AuthorizedOperations, kadm.OpWrite) {
+		err, needs = kerr.TopicAuthorizationFailed, needs[:1]
+	}
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		if !create {
+			err = flow.Fatal(fmt.Errorf("kafka: topic %s does not exist (brokers %s), or %s may not see it; create it, or set create: true",
+				topic, c.conn.addresses(), c.conn.principal()))
+		}
+		return md.Cluster, t, err
+	}
+	return md.Cluster, t, c.conn.explain("looking for topic "+topic, err, needs...)
 }
 
 // create creates a topic. A limit of 0 leaves max.message.bytes to the cluster,
@@ -219,14 +222,10 @@ func (c *cluster) create(ctx context.Context, topic string, partitions, replicat
 	if err == nil {
 		err = resp.Err
 	}
-	switch {
-	case errors.Is(err, kerr.TopicAlreadyExists):
+	if errors.Is(err, kerr.TopicAlreadyExists) {
 		return flow.Transient(fmt.Errorf("kafka: topic %s was created by somebody else just now", topic))
-	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
-		return flow.Fatal(fmt.Errorf("kafka: creating topic %s: %w; %s may not create it: grant it Create on the topic, or create it yourself",
-			topic, err, c.conn.principal()))
 	}
-	return c.conn.explain("creating topic "+topic, err)
+	return c.conn.explain("creating topic "+topic, err, mayCreate(topic))
 }
 
 // limits returns max.message.bytes of the topics. Without the right to see it

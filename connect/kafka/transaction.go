@@ -125,6 +125,14 @@ func (s *TransactionalSink) transactionalID(lane int) string {
 	return fmt.Sprintf("%s-%d", s.process, lane)
 }
 
+// idPrefix is how all transactional ids of the flow begin that the id is of.
+func idPrefix(id string) string {
+	for range 2 { // the lane, the process
+		id = id[:max(0, strings.LastIndexByte(id, '-'))]
+	}
+	return id + "-"
+}
+
 // transactional are the options of a lane's client.
 func (s *TransactionalSink) transactional(id string) []kgo.Opt {
 	commit := int16(4) // the last that does not presume transaction version 2

@@ -116,11 +116,8 @@ func (c *cluster) fence(ctx context.Context, id string) error {
 			err = kerr.ErrorForCode(resp.ErrorCode)
 		}
 		switch {
-		case errors.Is(err, kerr.TransactionalIDAuthorizationFailed):
-			return flow.Fatal(fmt.Errorf("kafka: ending the transaction of %s (brokers %s): %w; %s may not do this: grant it Write and Describe on the flow's transactional ids",
-				id, c.conn.addresses(), err, c.conn.principal()))
 		case !errors.Is(err, kerr.ConcurrentTransactions):
-			return c.conn.explain("ending the transaction of "+id, err)
+			return c.conn.explain("ending the transaction of "+id, err, mayTransact(idPrefix(id)))
 		case !pause(ctx):
 			return ctx.Err()
 		}

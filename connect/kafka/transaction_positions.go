@@ -25,8 +25,14 @@ func (s *TransactionalSink) kept(ctx context.Context, stable bool) (map[flow.Par
 	return s.admin.kept(ctx, s.group, stable)
 }
 
+// notCommitted is what the coordinator said to an offset.
+func (s *TransactionalSink) notCommitted(topic string, partition int32, err error) error {
+	return s.cfg.explain(fmt.Sprintf("committing the offset of %s[%d] in group %s", topic, partition, s.group), err,
+		mayRead(topic), mayJoin(s.group), mayTransact(s.setup.Flow+"-"))
+}
+
 // commit commits offsets outside of a transaction: positions, each with its
-// owner. What the coordinator said is returned as it is.
+// owner.
 func (s *TransactionalSink) commit(ctx context.Context, m flow.Member, writer string, checkpoints []flow.Checkpoint) error {
 	req := kmsg.NewPtrOffsetCommitRequest()
 	req.Group, req.MemberID, req.Generation = s.group, m.ID, m.Generation
@@ -56,7 +62,7 @@ func (s *TransactionalSink) commit(ctx context.Context, m flow.Member, writer st
 	for i := range resp.Topics {
 		for _, p := range resp.Topics[i].Partitions {
 			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-				return fmt.Errorf("%s[%d]: %w", resp.Topics[i].Topic, p.Partition, err)
+				return s.notCommitted(resp.Topics[i].Topic, p.Partition, err)
 			}
 		}
 	}

@@ -86,14 +86,18 @@ func (m *groupMember) freeze() flow.Member {
 // txnRig is a source topic, a target topic, and processes of one flow.
 type txnRig struct {
 	*broker
+	conn                  Connection // of the sinks
+	flow                  string
 	group, source, target string
 	partitions            int32
 }
 
 func newTxnRig(t testing.TB, partitions int32) *txnRig {
 	b := newBroker(t)
-	r := &txnRig{broker: b, group: testservice.Name(t), source: b.topic(partitions), target: b.topic(partitions), partitions: partitions}
-	return r
+	return &txnRig{
+		broker: b, conn: Connection{Brokers: []string{b.addr}}, flow: "f",
+		group: testservice.Name(t), source: b.topic(partitions), target: b.topic(partitions), partitions: partitions,
+	}
 }
 
 func (r *txnRig) part(id int32) flow.Partition { return flow.Partition{Topic: r.source, ID: id} }
@@ -108,7 +112,16 @@ type txnProcess struct {
 // start opens a sink; the group's first offsets are there when it returns.
 func (r *txnRig) start(member func([]flow.Partition) (flow.Member, error), extra ...kgo.Opt) *txnProcess {
 	r.t.Helper()
-	made, err := NewSink(SinkConfig{Connection: Connection{Brokers: []string{r.addr}}, Topic: r.target})
+	p, err := r.open(SinkConfig{Connection: r.conn, Topic: r.target}, member, extra...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return p
+}
+
+func (r *txnRig) open(cfg SinkConfig, member func([]flow.Partition) (flow.Member, error), extra ...kgo.Opt) (*txnProcess, error) {
+	r.t.Helper()
+	made, err := NewSink(cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -122,13 +135,13 @@ func (r *txnRig) start(member func([]flow.Partition) (flow.Member, error), extra
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	setup := flow.Setup{Flow: "f", ClusterID: md.Cluster, Source: "group g", Lanes: 1, Member: func(ps []flow.Partition) (flow.Member, error) {
+	setup := flow.Setup{Flow: r.flow, ClusterID: md.Cluster, Source: "group g", Lanes: 1, Member: func(ps []flow.Partition) (flow.Member, error) {
 		m, err := member(ps)
 		m.Group = r.group
 		return m, err
 	}}
 	if err := s.Open(r.t.Context(), setup); err != nil {
-		r.t.Fatal(err)
+		return nil, err
 	}
 	if err := s.Init(r.t.Context(), func(context.Context) ([]flow.Position, error) {
 		var ps []flow.Position
@@ -137,18 +150,18 @@ func (r *txnRig) start(member func([]flow.Partition) (flow.Member, error), extra
 		}
 		return ps, nil
 	}); err != nil {
-		r.t.Fatal(err)
+		return nil, err
 	}
 	w, err := s.Writer(0)
 	if err != nil {
-		r.t.Fatal(err)
+		return nil, err
 	}
 	r.t.Cleanup(func() { _ = w.Close() })
 	lane, ok := w.(*transactor)
 	if !ok {
 		r.t.Fatalf("Writer made a %T", w)
 	}
-	return &txnProcess{TransactionalSink: s, w: lane, held: map[flow.Partition]flow.Checkpoint{}}
+	return &txnProcess{TransactionalSink: s, w: lane, held: map[flow.Partition]flow.Checkpoint{}}, nil
 }
 
 func (r *txnRig) claim(p *txnProcess, ids ...int32) {

@@ -180,7 +180,7 @@ func (w *transactor) offsets(ctx context.Context, b *flow.Batch) error {
 			for i := range resp.Topics {
 				for _, p := range resp.Topics[i].Partitions {
 					if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-						return fmt.Errorf("offset of %s[%d] in group %s: %w", resp.Topics[i].Topic, p.Partition, w.sink.group, err)
+						return w.sink.notCommitted(resp.Topics[i].Topic, p.Partition, err)
 					}
 				}
 			}
@@ -289,7 +289,9 @@ func (w *transactor) commit(ctx context.Context, b *flow.Batch) error {
 // there is an error. Asking for a producer id ends the transaction, by the
 // outcome that was decided, or by an abort. Then the offsets are final.
 func (w *transactor) settle(ctx context.Context) (committed bool, err error) {
-	if err := w.sink.admin.fence(ctx, w.id); err != nil {
+	if err := w.sink.admin.fence(ctx, w.id); flow.ClassOf(err) == flow.ClassFatal {
+		return false, err
+	} else if err != nil {
 		return false, flow.Transient(fmt.Errorf("kafka: finding out whether a transaction was committed: %w", err))
 	}
 	ps := make([]flow.Partition, len(w.doubt))
@@ -332,5 +334,5 @@ func (w *transactor) refused(doing string, err error) error {
 			return &flow.FencedError{Partitions: slices.Clone(w.ps), Err: fmt.Errorf("the transaction of %s was ended by somebody else: %w", w.id, err)}
 		}
 	}
-	return w.s.refused(doing, w.s.cfg.Topic, err)
+	return w.s.refused(doing, w.s.cfg.Topic, err, mayJoin(w.sink.group))
 }
