@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -23,7 +24,7 @@ func connectDB(t *testing.T, url string, statements ...string) *db {
 	if d.conn, err = pgx.Connect(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = d.conn.Close(t.Context()) })
+	t.Cleanup(func() { _ = d.conn.Close(context.Background()) })
 	for _, s := range statements {
 		d.exec(s)
 	}
@@ -87,8 +88,8 @@ func TestNoFreeConnectionIsWaitedFor(t *testing.T) {
 	d := newDB(t, simpleTable)
 	role, url := d.role()
 	t.Cleanup(func() {
-		_, _ = d.conn.Exec(t.Context(), "DROP OWNED BY "+role)
-		_, _ = d.conn.Exec(t.Context(), "DROP ROLE "+role)
+		_, _ = d.conn.Exec(context.Background(), "DROP OWNED BY "+role)
+		_, _ = d.conn.Exec(context.Background(), "DROP ROLE "+role)
 	})
 	d.exec("GRANT CREATE, USAGE ON SCHEMA public TO " + role)
 	d.exec("ALTER TABLE t OWNER TO " + role)
