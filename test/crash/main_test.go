@@ -7,6 +7,6 @@ import (
 	"github.com/penstockdev/penstock/test/rig"
 )
 
-var kills = flag.Int("kills", 100, "kills of the PostgreSQL runs; SQLite gets two fifths")
+var kills = flag.Int("kills", 100, "kills at named failpoints, for PostgreSQL and for copies; SQLite gets two fifths")
 
 func TestMain(m *testing.M) { rig.Main(m) }
