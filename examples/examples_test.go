@@ -179,3 +179,36 @@ func TestHandler(t *testing.T) {
 	handled := regexp.MustCompile(`(?m)VH-\w+: \d+ bytes at offset \d+$`)
 	p.until(good+malformed, func() (int, error) { return len(handled.FindAllString(p.output(), -1)), nil })
 }
+
+func TestKafkaToKafka(t *testing.T) {
+	addr := kafka(t)
+	p := run(t, "kafka-to-kafka", "KAFKA="+addr)
+	count := func(topic string) (n int, err error) {
+		cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		if err != nil {
+			return 0, err
+		}
+		defer cl.Close()
+		for ctx, cancel := context.WithTimeout(t.Context(), time.Second); ; {
+			defer cancel()
+			fetches := cl.PollFetches(ctx)
+			if ctx.Err() != nil {
+				return n, nil
+			}
+			fetches.EachRecord(func(r *kgo.Record) {
+				if topic != "telemetry.checked" || bytes.Contains(r.Value, []byte(`"too_fast":`)) {
+					n++
+				}
+			})
+		}
+	}
+	p.until(good+1_000_000*malformed, func() (int, error) {
+		checked, err := count("telemetry.checked")
+		if err != nil {
+			return 0, err
+		}
+		dead, err := count("telemetry.dead")
+		return checked + 1_000_000*dead, err
+	})
+}
