@@ -10,7 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/penstockdev/penstock/connect"
 	"github.com/penstockdev/penstock/flow"
@@ -21,6 +23,8 @@ type Source struct {
 	cfg     SourceConfig
 	log     *slog.Logger
 	pattern *regexp.Regexp // nil where topics are named
+	// extra are options for tests: a way to the brokers through a proxy.
+	extra []kgo.Opt
 
 	// delivering is held while records of a partition are handed over: what is
 	// given up is handed over before, or not at all. Before mu.
@@ -131,7 +135,7 @@ func (s *Source) connect() (*cluster, error) {
 		return nil, flow.Fatal(err)
 	}
 	// The limit is for newDecompressor: this client fetches nothing.
-	s.admin, err = newCluster(&s.cfg.Connection, append(opts, kgo.MaxDecompressBatchBytes(int(s.cfg.Fetch.BatchLimit))))
+	s.admin, err = newCluster(&s.cfg.Connection, slices.Concat(opts, []kgo.Opt{kgo.MaxDecompressBatchBytes(int(s.cfg.Fetch.BatchLimit))}, s.extra))
 	return s.admin, err
 }
 
@@ -154,7 +158,7 @@ func (s *Source) Subscribe(_ context.Context, in flow.Intake) error {
 		return flow.Fatal(errors.New("kafka: Subscribe for the second time"))
 	}
 	s.in = in
-	opts = append(append(opts, s.groupOptions()...), kgo.WithDecompressor(newDecompressor(s.admin.cl)))
+	opts = slices.Concat(opts, s.groupOptions(), []kgo.Opt{kgo.WithDecompressor(newDecompressor(s.admin.cl))}, s.extra)
 	// The callbacks use s.cl: they wait for mu.
 	s.cl, err = kgo.NewClient(opts...)
 	if err != nil {
@@ -351,11 +355,30 @@ func (s *Source) Close(ctx context.Context) error {
 func (s *Source) leave(ctx context.Context, cl *kgo.Client) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := cl.LeaveGroupContext(ctx); err != nil {
+	id, _ := cl.GroupMetadata()
+	err := cl.LeaveGroupContext(ctx)
+	if s.cfg.InstanceID != "" && errors.Is(err, kerr.InvalidRequest) {
+		err = s.leaveForNow(ctx, cl, id)
+	}
+	if err != nil {
 		s.log.Warn("could not leave the group; it gives the partitions away after the session timeout", slog.String("group", s.cfg.Group),
 			slog.Duration("session_timeout", s.cfg.SessionTimeout), slog.Any("error", err))
 	}
 	cl.Close()
+}
+
+// leaveForNow tells a group of the consumer protocol that a static member stops:
+// its partitions are kept for it, and its successor may join at once. kgo 1.22
+// forgets the instance id, which the broker asks for.
+func (s *Source) leaveForNow(ctx context.Context, cl *kgo.Client, member string) error {
+	const untilItIsBack = -2
+	req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	req.Group, req.MemberID, req.MemberEpoch, req.InstanceID = s.cfg.Group, member, untilItIsBack, &s.cfg.InstanceID
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return err
+	}
+	return kerr.ErrorForCode(resp.ErrorCode)
 }
 
 func byTopic(ps []flow.Partition) map[string][]int32 {
