@@ -18,6 +18,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/penstockdev/penstock/internal/testservice/server" //nolint:depguard // to install servers as the tests do
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -220,7 +221,10 @@ func (s *Servers) startKafka(ctx context.Context, ports *ports, libs, dir string
 		defer c.Close()
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
-		return c.Ping(ctx)
+		// A broker makes its topics for groups and transactions when the first
+		// of them asks: not in somebody's measurement.
+		admin := kadm.NewClient(c)
+		return errors.Join(c.Ping(ctx), admin.FindGroupCoordinators(ctx, "bench").Error(), admin.FindTxnCoordinators(ctx, "bench").Error())
 	})
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-var cycles = flag.Int("cycles", 8, "how often members join, leave, and are killed")
+var cycles = flag.Int("cycles", 6, "how often members join, leave, and are killed")
 
 // bound is what a gap may be here: four times the goal of 50 ms on an idle
 // machine, for tests under the race detector beside others.
