@@ -43,9 +43,16 @@ func classify(doing string, err error) error {
 	var pe *pgconn.PgError
 	if !errors.As(err, &pe) {
 		// Without an answer of the server it is the connection, or the context.
-		return flow.Transient(fmt.Errorf("%s: %w", doing, err))
+		err = fmt.Errorf("%s: %w", doing, err)
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+			return flow.Transient(err)
+		}
+		return flow.Unreachable(err)
 	}
 	err = fmt.Errorf("%s: %w", doing, describe(pe, err))
+	if isAway(pe) {
+		return flow.Unreachable(err)
+	}
 	switch classOf(pe) {
 	case flow.ClassTransient:
 		return flow.Transient(err)
@@ -109,6 +116,16 @@ func classOf(pe *pgconn.PgError) flow.Class {
 		return flow.ClassFatal
 	}
 	return flow.ClassUnknown
+}
+
+// isAway says that there is no server to write to at the moment: it stops, starts or
+// recovers, PgBouncer has none, or the one that answers is (still) a standby.
+func isAway(pe *pgconn.PgError) bool {
+	switch pe.Code {
+	case "57P01", "57P02", "57P03", codeReadOnly:
+		return true
+	}
+	return strings.HasPrefix(pe.Code, "08") && !isError(pe)
 }
 
 // describe adds what the server says beside its message, and what to do.
@@ -242,6 +259,7 @@ func connectError(err error) error {
 		short.text += "; check that the server runs, and the host and port in url"
 	case errors.Is(err, context.DeadlineExceeded):
 		short.text += "; nobody answers within connect_timeout: check the host and port in url, and firewalls on the way"
+		return flow.Unreachable(fmt.Errorf("%s: %w", doing, short))
 	}
 	return classify(doing, short)
 }

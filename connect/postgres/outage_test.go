@@ -2,12 +2,18 @@ package postgres
 
 import (
 	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"reflect"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/flow/flowtest"
 	"github.com/penstockdev/penstock/internal/testservice"
 )
 
@@ -146,4 +152,96 @@ func TestAServerThatIsReadOnlyIsWaitedFor(t *testing.T) {
 	}
 	next.write(row{"b", 2, 2.5})
 	s.want("SELECT device_id FROM t ORDER BY 1", "a", "b")
+}
+
+// isUnreachable says that the flow asks at least every second. The type is flow's own.
+func isUnreachable(err error) bool {
+	return errors.As(err, reflect.New(reflect.TypeOf(flow.Unreachable(io.EOF))).Interface())
+}
+
+func TestAServerThatIsAwayIsAskedEverySecond(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]bool{
+		&pgconn.PgError{Code: "57P01", Severity: "FATAL"}: true,  // shuts down
+		&pgconn.PgError{Code: "57P02", Severity: "FATAL"}: true,  // crashes
+		&pgconn.PgError{Code: "57P03", Severity: "FATAL"}: true,  // starts
+		&pgconn.PgError{Code: "25006", Severity: "ERROR"}: true,  // a standby, until it is promoted
+		&pgconn.PgError{Code: "08P01", Severity: "FATAL"}: true,  // PgBouncer has no server
+		&pgconn.PgError{Code: "08P01", Severity: "ERROR"}: false, // the server answers
+		&pgconn.PgError{Code: "53300", Severity: "FATAL"}: false,
+		&pgconn.PgError{Code: "40P01", Severity: "ERROR"}: false,
+		io.ErrUnexpectedEOF:                               true,
+		context.DeadlineExceeded:                          false, // of a statement: it may have waited for a lock
+	} {
+		err := classify("x", err)
+		if wantError(t, err, flow.ClassTransient); isUnreachable(err) != want {
+			t.Errorf("%v: asked every second is %v, want %v", err, !want, want)
+		}
+	}
+	if err := connectError(context.DeadlineExceeded); !isUnreachable(err) {
+		t.Errorf("connecting takes too long: %v", err)
+	}
+}
+
+// deviceDecoder fills device_id with the record's key.
+type deviceDecoder struct{}
+
+func (deviceDecoder) Fields() []flow.Field { return simpleFields[:1] }
+
+func (d deviceDecoder) Process(_ context.Context, b *flow.Batch) error {
+	b.Columns = flow.NewColumns(d.Fields())
+	b.Columns.Reset(b.Len())
+	for i := range b.Records {
+		b.Columns.Cols[0].Bytes[i] = b.Records[i].Key
+	}
+	return nil
+}
+
+// The waits between other attempts are so long that the flow comes back only if
+// every error of an outage is one after which it asks soon.
+func TestAFlowIsBackSoonAfterItsDatabase(t *testing.T) {
+	t.Parallel()
+	d := newDB(t, simpleTable)
+	proxy := testservice.Proxy(t, hostPort(t, d.url))
+	sink, err := NewSink(SinkConfig{URL: testservice.WithAddr(t, d.url, proxy.Addr()), TableConfig: TableConfig{Table: "t"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := flowtest.NewLog()
+	log.Create("t", 1)
+	f, err := flow.New(flow.Config{
+		Name: "f", Source: log.Source(flowtest.LogOptions{Topics: []string{"t"}}), Sink: sink, Logger: slog.New(slog.DiscardHandler),
+		Transforms: func(int) ([]flow.Transform, error) { return []flow.Transform{deviceDecoder{}}, nil },
+		Retry:      flow.Retry{Initial: time.Hour, Max: time.Hour},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	put := func(key string) { log.Append("t", 0, flow.Record{Key: []byte(key), Value: []byte("v")}) }
+	put("a")
+	d.eventually("SELECT device_id FROM t", "a")
+
+	proxy.Cut()
+	put("b")
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for f.Status().Retries == 0 {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("nothing is tried again: %+v", f.Status())
+		}
+	}
+	proxy.Restore()
+	d.eventually("SELECT device_id FROM t ORDER BY 1", "a", "b")
 }
