@@ -170,8 +170,8 @@ func TestAServerThatIsAwayIsAskedEverySecond(t *testing.T) {
 		&pgconn.PgError{Code: "08P01", Severity: "ERROR"}: false, // the server answers
 		&pgconn.PgError{Code: "53300", Severity: "FATAL"}: false,
 		&pgconn.PgError{Code: "40P01", Severity: "ERROR"}: false,
-		io.ErrUnexpectedEOF:                               true,
-		context.DeadlineExceeded:                          false, // of a statement: it may have waited for a lock
+		io.ErrUnexpectedEOF:      true,
+		context.DeadlineExceeded: false, // of a statement: it may have waited for a lock
 	} {
 		err := classify("x", err)
 		if wantError(t, err, flow.ClassTransient); isUnreachable(err) != want {
