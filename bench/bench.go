@@ -80,7 +80,7 @@ func parseOptions(args []string) (Options, error) {
 	fs.DurationVar(&o.BenchTime, "benchtime", time.Second, "time of one measurement of decode")
 	fs.BoolVar(&o.Quick, "quick", false, "one round on few records: does it all still work? Uses the servers of the tests, where there are any")
 	fs.StringVar(&o.Binary, "binary", "", "the penstock to measure (default: build one as for a release)")
-	fs.StringVar(&o.Dir, "dir", "", "folder for the servers' data and the rows, about 6 GB (default: a temporary one)")
+	fs.StringVar(&o.Dir, "dir", "", "folder for the servers' data and the rows, about 10 GB (default: a temporary one)")
 	fs.StringVar(&o.JSON, "json", "", "write the report to this file as JSON, too")
 	if err := fs.Parse(args); err != nil {
 		return o, err
