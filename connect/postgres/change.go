@@ -83,7 +83,7 @@ func (t *table) same(old *table) bool {
 // explainRights says which rights the role lacks, and how to give them.
 func (s *Sink) explainRights(ctx context.Context, pg *pgconn.PgConn, p *plan, cause error) error {
 	role := quoteName(s.facts.role)
-	grants, err := p.target.lackingRights(ctx, pg, p, role)
+	grants, _, err := p.target.lackingRights(ctx, pg, role)
 	if err != nil {
 		return cause // and not why it cannot be explained
 	}
@@ -102,43 +102,54 @@ func (s *Sink) explainRights(ctx context.Context, pg *pgconn.PgConn, p *plan, ca
 	return flow.Fatal(fmt.Errorf("%w. As the owner, run:\n%s", cause, strings.Join(grants, "\n")))
 }
 
-// lackingRights are the statements that give the role what it lacks to write the table.
-func (t *target) lackingRights(ctx context.Context, pg *pgconn.PgConn, p *plan, role string) ([]string, error) {
-	names := make([]string, len(p.columns))
-	for i := range p.columns {
-		names[i] = literal(p.columns[i].name)
-	}
-	onColumns := func(right string) string {
-		return fmt.Sprintf("(SELECT bool_and(has_column_privilege($1::oid, c, '%s')) FROM unnest(ARRAY[%s]) c)", right, strings.Join(names, ","))
-	}
-	wanted := strings.Split(dataRights(t.Mode), ", ")
-	checks := make([]string, len(wanted))
-	for i, right := range wanted {
-		checks[i] = onColumns(right)
-		if right == "DELETE" {
-			checks[i] = "has_table_privilege($1::oid, 'DELETE')"
+// lackingRights are the statements that give the role what it lacks to write the
+// table. Without tombstones upsert needs no DELETE: needed is false where that is all.
+func (t *target) lackingRights(ctx context.Context, pg *pgconn.PgConn, role string) (grants []string, needed bool, err error) {
+	var written, updated []string
+	for i := range t.fields {
+		name := literal(t.fields[i].Name)
+		written = append(written, name)
+		if !slices.Contains(t.Key, t.fields[i].Name) {
+			updated = append(updated, name)
 		}
 	}
-	rows, err := query(ctx, pg, fmt.Sprintf(`SELECT has_schema_privilege($2, 'USAGE'), has_database_privilege(current_database(), 'TEMPORARY'), current_database(), %s`,
-		strings.Join(checks, ", ")), fmt.Sprint(p.table.oid), t.name.schema)
+	key := make([]string, len(t.Key))
+	for i, k := range t.Key {
+		key[i] = literal(k)
+	}
+	onColumns := func(right string, names []string) string {
+		return fmt.Sprintf("(SELECT coalesce(bool_and(has_column_privilege($1::oid, c, '%s')), true) FROM unnest(ARRAY[%s]::text[]) c)", right, strings.Join(names, ","))
+	}
+	checks := map[string]string{
+		"INSERT": onColumns("INSERT", written), "SELECT": onColumns("SELECT", key), "UPDATE": onColumns("UPDATE", updated),
+		"DELETE": "has_table_privilege($1::oid, 'DELETE')",
+	}
+	sql := "SELECT has_schema_privilege($2, 'USAGE'), has_database_privilege(current_database(), 'TEMPORARY'), current_database()"
+	wanted := strings.Split(dataRights(t.Mode), ", ")
+	for _, right := range wanted {
+		sql += ", " + checks[right]
+	}
+	rows, err := query(ctx, pg, sql, fmt.Sprint(t.table.oid), t.name.schema)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	r := rows[0]
-	var grants, lacking []string
 	if !isTrue(r[0]) {
 		grants = append(grants, fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", quoteName(t.name.schema), role))
 	}
 	if t.Mode != ModeAppend && !isTrue(r[1]) {
 		grants = append(grants, fmt.Sprintf("GRANT TEMPORARY ON DATABASE %s TO %s;", quoteName(string(r[2])), role))
 	}
+	needed = len(grants) > 0
+	var lacking []string
 	for i, right := range wanted {
 		if !isTrue(r[3+i]) {
 			lacking = append(lacking, right)
+			needed = needed || right != "DELETE"
 		}
 	}
 	if len(lacking) > 0 {
 		grants = append(grants, fmt.Sprintf("GRANT %s ON %s TO %s;", strings.Join(lacking, ", "), t.name, role))
 	}
-	return grants, nil
+	return grants, needed, nil
 }

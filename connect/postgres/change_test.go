@@ -155,3 +155,36 @@ func TestARightThatIsRevokedIsNamed(t *testing.T) {
 		r.writeBatch(b)
 	}
 }
+
+func TestTheRightsThatTheModeNeedsAreAskedForAtTheStart(t *testing.T) {
+	t.Parallel()
+	for mode, want := range map[string]string{
+		ModeAppend: "GRANT INSERT ON public.t TO ",
+		ModeIgnore: "GRANT SELECT, INSERT ON public.t TO ",
+		ModeUpsert: "GRANT SELECT, INSERT, UPDATE, DELETE ON public.t TO ",
+	} {
+		d := newDB(t, tableWithKey)
+		role, url := d.role()
+		d.exec("GRANT CREATE, USAGE ON SCHEMA public TO " + role)
+		t.Cleanup(func() {
+			_, _ = d.conn.Exec(context.Background(), "DROP OWNED BY "+role)
+			_, _ = d.conn.Exec(context.Background(), "DROP ROLE "+role)
+		})
+		cfg := modeConfig(mode)
+		cfg.URL = url
+		_, err := d.tryOpen(cfg, simpleFields)
+		wantError(t, err, flow.ClassFatal, "may not write table public.t in mode "+mode)
+		_, grants, _ := strings.Cut(err.Error(), "run:\n")
+		if grants = strings.TrimSpace(grants); grants != want+role+";" {
+			t.Errorf("%s: got %s, want %s%s;", mode, grants, want, role)
+		}
+		d.want("SELECT count(*) FROM pg_class WHERE relname LIKE 'penstock_%'", "0")
+		d.exec(grants)
+		r := d.open(cfg, simpleFields)
+		r.write(row{"a", 1, 1.5}, row{"b", 2, 2.5})
+		if mode == ModeUpsert { // DELETE is for tombstones
+			d.exec("REVOKE DELETE ON t FROM " + role)
+			d.open(cfg, simpleFields).write(row{"c", 3, 3.5})
+		}
+	}
+}

@@ -153,7 +153,8 @@ func (p *penstockTable) check(t *table) error {
 		p.name, strings.Join(wrong, "; "), strings.Join(p.ddl(), ";\n"))
 }
 
-// dataRights are what the role needs on the target table.
+// dataRights are what the role needs on the target table; DELETE only where
+// tombstones occur.
 func dataRights(mode string) string {
 	switch mode {
 	case ModeIgnore:
@@ -180,7 +181,14 @@ func (s *Sink) ensure(ctx context.Context, pg *pgconn.PgConn, p *place) error {
 	for i := range p.targets {
 		t := &p.targets[i]
 		if t.table != nil {
-			faults = append(faults, t.check())
+			fault := t.check()
+			if fault == nil {
+				var err error
+				if fault, err = t.checkRights(ctx, pg, s.facts.role); err != nil {
+					return classify("check the rights on "+t.String(), err)
+				}
+			}
+			faults = append(faults, fault)
 			continue
 		}
 		if slices.ContainsFunc(p.targets[:i], func(o target) bool { return o.name == t.name }) {
@@ -244,6 +252,16 @@ func (p *place) creates(t *target) bool {
 
 func (t *target) grant(role string) string {
 	return fmt.Sprintf("GRANT %s ON %s TO %s", dataRights(t.Mode), t.name, quoteName(role))
+}
+
+// checkRights says which rights on the table the role needs and has not; err is why
+// that is not known.
+func (t *target) checkRights(ctx context.Context, pg *pgconn.PgConn, role string) (fault, err error) {
+	grants, needed, err := t.lackingRights(ctx, pg, quoteName(role))
+	if err != nil || !needed {
+		return nil, err
+	}
+	return fmt.Errorf("the role %s may not write table %s in mode %s; as the owner, run:\n%s", role, t, t.Mode, strings.Join(grants, "\n")), nil
 }
 
 func (s *Sink) checkRights(ctx context.Context, pg *pgconn.PgConn, p *place) error {
