@@ -64,6 +64,22 @@ func (l *limits) ready(s batchState) (bool, time.Duration) {
 	return false, patience - s.waited
 }
 
+// fetchThatFits bounds what a source asks for at a time, so that what arrives is a
+// quarter of the buffer at most: it is counted as stored, and may be many times as large when
+// it is decompressed. fits is the bound so far and asked what was asked for; delivered bytes
+// came of it.
+func fetchThatFits(fits, asked, most int, delivered, buffer int64) int {
+	const least = 64 << 10
+	share := buffer / 4
+	switch {
+	case delivered > share:
+		return max(least, int(float64(asked)*float64(share)/float64(delivered)))
+	case fits < most && delivered < share/2:
+		return min(most, fits+fits/8+1)
+	}
+	return fits
+}
+
 // knockEvery bounds the wait while the target is unreachable: the flow goes on
 // soon after it is back, however long it was away.
 const knockEvery = time.Second

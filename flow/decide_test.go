@@ -190,3 +190,20 @@ func TestABatchOfPositionsAloneStaysEmptyWhenItIsLate(t *testing.T) {
 		t.Errorf("tries %d rows of a batch that has none", iso.limit)
 	}
 }
+
+func TestAFetchIsMadeToFitTheBuffer(t *testing.T) {
+	const most, buffer = 4 << 20, 32 << 20
+	fits := most
+	for _, ratio := range []int64{15, 15, 15, 2, 15} { // of what is delivered to what was fetched
+		for range 40 {
+			fits = fetchThatFits(fits, fits, most, int64(fits)*ratio, buffer)
+		}
+		want := min(most, int(buffer/4/ratio))
+		if fits > want || fits < want*2/5 {
+			t.Errorf("of records that are %d times as large as stored, %d bytes are fetched at a time; want about %d", ratio, fits, want)
+		}
+	}
+	if n := fetchThatFits(most, most, most, 1<<50, buffer); n < 64<<10 {
+		t.Errorf("%d bytes at a time cannot move a flow", n)
+	}
+}

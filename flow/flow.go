@@ -40,12 +40,15 @@ type Flow struct {
 	}
 
 	room chan struct{} // wakes the reader
-	// reading belongs to the reader: what Deliver has taken since the last Read,
-	// and, for a source whose fetches are steered, by what.
+	// reading belongs to the reader.
 	reading struct {
-		records, bytes int64
-		sizer          FetchSizer
-		control        *adapt.Reader
+		records, bytes int64 // that Deliver has taken since the last Read
+		largest        int64 // bytes that a Read may well deliver, seen from the last ones
+		// sizer is nil where what the source fetches cannot be set; control where it
+		// is set only to fit the buffer; size is what it was set to, and fits what fits.
+		sizer      FetchSizer
+		control    *adapt.Reader
+		size, fits int
 	}
 
 	mu       sync.Mutex // guards what follows; before any lane.mu
@@ -174,9 +177,13 @@ func (f *Flow) start(ctx context.Context) error {
 	share := f.cfg.Buffer / int64(f.cfg.Lanes)
 	f.roomBelow, f.pauseAbove = max(1, share*2/3), max(1, share)
 	f.committer = newCommitter(f)
-	if sizer, ok := f.cfg.Source.(FetchSizer); ok && f.cfg.Batch.Adaptive {
-		f.reading.sizer = sizer
-		f.reading.control = adapt.NewReader(adapt.FetchLimits{Min: sizer.FetchSize() / 4, First: sizer.FetchSize(), Max: 4 * sizer.FetchSize()})
+	if sizer, ok := f.cfg.Source.(FetchSizer); ok {
+		r, size := &f.reading, sizer.FetchSize()
+		r.sizer, r.size, r.fits = sizer, size, size
+		if f.cfg.Batch.Adaptive {
+			r.fits = 4 * size
+			r.control = adapt.NewReader(adapt.FetchLimits{Min: size / 4, First: size, Max: r.fits})
+		}
 	}
 	f.mu.Lock()
 	for n := range f.cfg.Lanes {

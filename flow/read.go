@@ -74,10 +74,17 @@ func (f *Flow) readLoop(ctx context.Context) {
 // took so long, and was held up by full lanes before.
 func (f *Flow) sizeFetch(heldUp, took time.Duration) {
 	r := &f.reading
-	if r.control != nil && r.records > 0 {
-		was := r.control.Bytes()
-		size := r.control.Observe(adapt.ReadSample{Read: took, Full: heldUp, Records: int(r.records), Bytes: r.bytes, Lag: f.unread()})
-		if size != was {
+	r.largest = max(r.bytes, r.largest-r.largest/16)
+	if r.sizer != nil && r.records > 0 {
+		most := r.sizer.FetchSize()
+		size := most
+		if r.control != nil {
+			most *= 4
+			size = r.control.Observe(adapt.ReadSample{Read: took, Full: heldUp, Records: int(r.records), Bytes: r.bytes, Lag: f.unread()})
+		}
+		r.fits = fetchThatFits(r.fits, min(r.size, r.fits), most, r.bytes, f.cfg.Buffer)
+		if size = min(size, r.fits); size != r.size {
+			r.size = size
 			r.sizer.SetFetchSize(size)
 		}
 	}
@@ -107,10 +114,13 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 		assignments := f.assignments
 		f.mu.Unlock()
 		room, full, paused := 0, 0, false
+		total, idle := int64(0), false
 		var pause, resume []Partition
 		for _, l := range f.lanes {
 			l.mu.Lock()
 			held := l.buffered()
+			total += held
+			idle = idle || held == 0
 			if held < f.roomBelow {
 				room++
 			}
@@ -145,7 +155,10 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 				pauser.Resume(resume)
 			}
 		}
-		if room > 0 && (full == 0 || pauser != nil) || seeks {
+		// What the next Read delivers is to fit, too; but a lane with nothing to do
+		// does not wait for one that is stuck.
+		fits := idle || total+f.reading.largest <= f.cfg.Buffer
+		if room > 0 && fits && (full == 0 || pauser != nil) || seeks {
 			return true
 		}
 		select {
