@@ -157,6 +157,8 @@ func (s *Source) persist(ctx context.Context, ask func(context.Context, *cluster
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case errors.Is(err, errClosed):
+			return err
 		case flow.ClassOf(err) == flow.ClassFatal:
 			s.fail(err)
 		}

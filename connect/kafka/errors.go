@@ -85,7 +85,7 @@ func (c *Connection) diagnose(doing string, err error, needs []right) (hint stri
 		return fmt.Sprintf("the name %s is not known: check brokers, and the addresses that the brokers advertise", dns.Name), flow.ClassTransient
 	case errors.As(err, &op) && op.Op == "dial":
 		return "check that the brokers run and that brokers, and the addresses they advertise, can be reached from here", flow.ClassTransient
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return "no answer in time: check that the brokers run and can be reached from here", flow.ClassTransient
 	case errors.Is(err, context.Canceled), errors.As(err, &op), kerr.IsRetriable(err):
 		return "", flow.ClassTransient
