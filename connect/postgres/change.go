@@ -124,12 +124,12 @@ func (t *target) lackingRights(ctx context.Context, pg *pgconn.PgConn, role stri
 		"INSERT": onColumns("INSERT", written), "SELECT": onColumns("SELECT", key), "UPDATE": onColumns("UPDATE", updated),
 		"DELETE": "has_table_privilege($1::oid, 'DELETE')",
 	}
-	sql := "SELECT has_schema_privilege($2, 'USAGE'), has_database_privilege(current_database(), 'TEMPORARY'), current_database()"
 	wanted := strings.Split(dataRights(t.Mode), ", ")
+	asked := []string{"has_schema_privilege($2, 'USAGE')", "has_database_privilege(current_database(), 'TEMPORARY')", "current_database()"}
 	for _, right := range wanted {
-		sql += ", " + checks[right]
+		asked = append(asked, checks[right])
 	}
-	rows, err := query(ctx, pg, sql, fmt.Sprint(t.table.oid), t.name.schema)
+	rows, err := query(ctx, pg, "SELECT "+strings.Join(asked, ", "), fmt.Sprint(t.table.oid), t.name.schema)
 	if err != nil {
 		return nil, false, err
 	}

@@ -24,6 +24,7 @@ const (
 	codeInsufficientRights = "42501"
 	codeNoSuchSchema       = "3F000"
 	codeReadOnly           = "25006"
+	codeQueryCanceled      = "57014"
 )
 
 // sqlState returns the SQLSTATE of a server error, or "".
@@ -96,7 +97,7 @@ func classOf(pe *pgconn.PgError) flow.Class {
 		if isError(pe) && copyContext(pe) != "" {
 			return flow.ClassFatal
 		}
-	case "40001", "40P01", codeLockNotAvailable, "55006", "57014", "57P01", "57P02", "57P03", "57P05",
+	case "40001", "40P01", codeLockNotAvailable, "55006", codeQueryCanceled, "57P01", "57P02", "57P03", "57P05",
 		"25P02", "25P03", "25P04", codeReadOnly, "58000", "58030":
 		return flow.ClassTransient
 	case "21000", // two rows of a batch are equal to the index, if not byte by byte

@@ -245,3 +245,50 @@ func TestAFlowIsBackSoonAfterItsDatabase(t *testing.T) {
 	proxy.Restore()
 	d.eventually("SELECT device_id FROM t ORDER BY 1", "a", "b")
 }
+
+// An attempt that is over says for what it has waited, and the next one succeeds.
+func TestALockedTableIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		mode, hold string
+		words      []string
+	}{
+		{ModeAppend, "ALTER TABLE t ALTER device_id SET DEFAULT 'x'", []string{"copy into public.t", "a lock (RowExclusiveLock) on table public.t"}},
+		{ModeUpsert, "ALTER TABLE t ALTER device_id SET DEFAULT 'x'", []string{"upsert into public.t", "a lock (RowExclusiveLock) on table public.t"}},
+		{ModeUpsert, "DELETE FROM t WHERE seq = 1", []string{"upsert into public.t", "a row that another transaction has written"}},
+	} {
+		table := tableWithKey
+		if c.mode == ModeAppend {
+			table = simpleTable
+		}
+		d := newDB(t, table)
+		r := d.open(modeConfig(c.mode), simpleFields)
+		r.write(row{"a", 1, 1.5})
+		d.exec("BEGIN; " + c.hold)
+		b := r.batch(row{"b", 1, 2.5})
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		err := r.w.Write(ctx, b)
+		cancel()
+		pid := itoa(int(d.conn.PgConn().PID()))
+		wantError(t, err, flow.ClassTransient, append(c.words, "held by process "+pid+" of role postgres", "idle in transaction", "last run: BEGIN; "+c.hold,
+			"The flow goes on by itself", "SELECT pg_terminate_backend("+pid+");")...)
+		d.exec("COMMIT")
+		r.writeBatch(b)
+		d.want("SELECT count(*) FROM t WHERE device_id = 'b'", "1")
+	}
+}
+
+func TestAServerThatDoesNotAnswerIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	d := newDB(t, simpleTable)
+	proxy := testservice.Proxy(t, hostPort(t, d.url))
+	r := d.open(SinkConfig{URL: testservice.WithAddr(t, d.url, proxy.Addr()), ConnectTimeout: time.Second, TableConfig: TableConfig{Table: "t"}}, simpleFields)
+	r.write(row{"a", 1, 1.5})
+	proxy.HalfOpen()
+	b := r.batch(row{"b", 2, 2.5})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	wantError(t, r.w.Write(ctx, b), flow.ClassTransient, "the server has not answered for 1s", "does not on another connection", "check that it is not stopped, frozen or overloaded")
+	proxy.Restore()
+	r.within(20*time.Second, b)
+}

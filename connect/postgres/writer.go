@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -28,6 +29,10 @@ type writer struct {
 	ps     []flow.Partition
 	owners []int64
 	sql    []byte
+
+	// pid is the server process that the transaction runs on; 0: not known. watch
+	// reads it meanwhile.
+	pid atomic.Int32
 
 	// doubt is the transaction whose COMMIT was sent and not answered.
 	doubt *doubt
@@ -88,6 +93,12 @@ func (w *writer) Write(ctx context.Context, b *flow.Batch) error {
 		return nil
 	}
 	w.sortParts(b)
+	w.pid.Store(0)
+	watch := w.watch(ctx)
+	return watch.explain(w.write(ctx, b))
+}
+
+func (w *writer) write(ctx context.Context, b *flow.Batch) error {
 	failpoint.Hit("sink.before_begin")
 	if err := w.connect(ctx); err != nil {
 		return err
@@ -174,6 +185,7 @@ func (w *writer) connect(ctx context.Context) error {
 const (
 	resultSelect = 3
 	resultUpdate = 4
+	resultPID    = 6
 )
 
 // begin opens the transaction and moves the positions, in one round trip.
@@ -198,7 +210,7 @@ func (w *writer) begin(ctx context.Context, b *flow.Batch, plan *plan) error {
 	}
 	sql = fmt.Appendf(sql, `) v(topic, partition, prior, next, leader, owner)
 		WHERE c.flow = %s AND c.cluster_id = %s AND c.topic = v.topic AND c.partition = v.partition::int4
-		AND c.next_offset = v.prior AND c.owner_epoch = v.owner;SET LOCAL lock_timeout TO DEFAULT`,
+		AND c.next_offset = v.prior AND c.owner_epoch = v.owner;SET LOCAL lock_timeout TO DEFAULT;SELECT pg_backend_pid()`,
 		literal(s.setup.Flow), literal(s.setup.ClusterID))
 	if plan.createStaging != "" && b.Rows() > 0 {
 		sql = append(append(sql, ';'), plan.createStaging...)
@@ -220,6 +232,7 @@ func (w *writer) begin(ctx context.Context, b *flow.Batch, plan *plan) error {
 			return err
 		}
 	}
+	w.pid.Store(parseInt32(res[resultPID].Rows[0][0]))
 	if res[resultUpdate].CommandTag.RowsAffected() == int64(len(w.parts)) {
 		return nil
 	}
