@@ -42,7 +42,7 @@ func TestFailover(t *testing.T) {
 
 	n := p.Log.Len()
 	primary.StopImmediately()
-	advised(t, p, admin, n, "connect to PostgreSQL") // a standby is no primary, and the other host is gone
+	advised(t, p, admin, n, "connect to PostgreSQL", "read only") // one host is gone, the other a standby
 	second.Promote()
 	r.WantProgress(500, time.Minute, p)
 	if p.WaitLine(movedBack, 0) {
