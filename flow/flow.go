@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/penstockdev/penstock/internal/adapt"
+	"github.com/penstockdev/penstock/internal/slab"
 )
 
 // Flow is a running, or not yet running, flow.
@@ -32,12 +33,7 @@ type Flow struct {
 	roomBelow, pauseAbove int64
 	committer             *committer
 
-	buffers struct {
-		sync.Mutex // guards what follows
-		// free holds buffers by the logarithm of their capacity, which is a power of two.
-		free    [16][][]Record
-		records int // their capacities, all together
-	}
+	buffers slab.Pool[Record]
 
 	room chan struct{} // wakes the reader
 	// reading belongs to the reader.
@@ -80,7 +76,7 @@ func New(cfg Config) (*Flow, error) {
 	cfg.setDefaults()
 	f := &Flow{
 		cfg: cfg, log: cfg.Logger.With(slog.String("flow", cfg.Name)),
-		room: make(chan struct{}, 1), parts: map[Partition]*partition{}, retries: map[*lane]*retryState{}, waiting: map[Partition]error{}, state: StateStarting,
+		buffers: slab.Pool[Record]{Max: maxFreeRecords}, room: make(chan struct{}, 1), parts: map[Partition]*partition{}, retries: map[*lane]*retryState{}, waiting: map[Partition]error{}, state: StateStarting,
 	}
 	f.checkpoints, _ = cfg.Sink.(Checkpointer)
 	store, ok := cfg.Sink.(DeadLetterStore)

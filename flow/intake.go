@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/bits"
 	"slices"
 	"strings"
 	"time"
@@ -293,21 +292,7 @@ func (l *lane) waitFinished(ctx context.Context, p *partition) {
 }
 
 // Buffer implements Intake.
-func (f intake) Buffer(n int) []Record {
-	class := bits.Len(uint(max(1, n) - 1)) //nolint:gosec // not negative
-	f.buffers.Lock()
-	defer f.buffers.Unlock()
-	if class < len(f.buffers.free) {
-		if free := f.buffers.free[class]; len(free) > 0 {
-			b := free[len(free)-1]
-			free[len(free)-1] = nil
-			f.buffers.free[class] = free[:len(free)-1]
-			f.buffers.records -= cap(b)
-			return b
-		}
-	}
-	return make([]Record, 0, 1<<class)
-}
+func (f intake) Buffer(n int) []Record { return f.buffers.Get(n) }
 
 // maxFreeRecords bounds what the flow keeps for reuse: about a fetch for each of
 // two lanes, of few partitions or of many.
@@ -315,18 +300,8 @@ const maxFreeRecords = 32 << 10
 
 // recycle keeps a buffer for Buffer.
 func (f *Flow) recycle(b []Record) {
-	class := bits.Len(uint(cap(b))) - 1
-	if class < 0 || class >= len(f.buffers.free) || cap(b) != 1<<class {
-		return
-	}
-	b = b[:cap(b)]
-	clear(b) // the views would keep fetch buffers alive
-	f.buffers.Lock()
-	if f.buffers.records+cap(b) <= maxFreeRecords {
-		f.buffers.records += cap(b)
-		f.buffers.free[class] = append(f.buffers.free[class], b[:0])
-	}
-	f.buffers.Unlock()
+	clear(b[:cap(b)]) // the views would keep fetch buffers alive
+	f.buffers.Put(b)
 }
 
 // Deliver implements Intake.

@@ -3,6 +3,7 @@ package flow
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -315,7 +316,7 @@ func (l *lane) state(now time.Time) batchState {
 func (l *lane) cut(b *laneBatch) {
 	b.Route = l.nextRoute()
 	b.Columns = b.columns[b.Route]
-	b.Records, b.Parts, b.parts, b.bytes, b.gen = b.Records[:0], b.Parts[:0], b.parts[:0], 0, l.gen
+	b.Records, b.Parts, b.parts, b.bytes, b.gen = slices.Grow(b.Records[:0], min(l.records, l.limits.records)), b.Parts[:0], b.parts[:0], 0, l.gen
 	b.starved = 0
 	if l.unfinished == 0 && !l.idleSince.IsZero() {
 		b.starved = max(0, l.first().queue[0].arrived.Sub(l.idleSince))

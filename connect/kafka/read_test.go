@@ -47,25 +47,6 @@ func TestStalePoll(t *testing.T) {
 	}
 }
 
-func TestSlabs(t *testing.T) {
-	var s slabs
-	a := s.GetRecords(100)
-	s.PutRecords(a[:0])
-	if b := s.GetRecords(101); cap(b) < 101 {
-		t.Error("too small")
-	}
-	if b := s.GetRecords(50); cap(b) != cap(a) {
-		t.Error("not recycled")
-	}
-	s.PutRecords(make([]kgo.Record, maxSlab+1))
-	for i := range 2 * maxSlabs {
-		s.PutRecords(make([]kgo.Record, i+1))
-	}
-	if len(s.free) != maxSlabs || cap(s.free[maxSlabs-1]) != 2*maxSlabs {
-		t.Errorf("%d free", len(s.free))
-	}
-}
-
 // sinkhole takes deliveries, and recycles as the engine does.
 type sinkhole struct {
 	free    [][]flow.Record

@@ -197,7 +197,7 @@ func (s *Source) groupOptions() []kgo.Opt {
 		kgo.FetchMinBytes(int32(c.Fetch.MinBytes)),                //nolint:gosec // Validate bounds it
 		kgo.FetchMaxWait(c.Fetch.Wait),
 		kgo.BrokerMaxReadBytes(int32(c.Fetch.ResponseLimit)), //nolint:gosec // Validate bounds it
-		kgo.WithPools(&slabs{}),
+		kgo.WithPools(newSlabs()),
 	}
 	if c.Protocol == protocolConsumer {
 		opts = append(opts, kgo.ServerSideBalancer())
