@@ -28,7 +28,7 @@ func TestClockJumps(t *testing.T) {
 		p, admin := r.StartWithAdmin("")
 		r.WantProgress(200, time.Minute, p)
 		looked := 0
-		rig.Poll(t.Context(), 2*time.Second, func() bool {
+		rig.Poll(t.Context(), 4*time.Second, func() bool {
 			m := scrape(t.Context(), admin)
 			if len(m) == 0 {
 				return false
