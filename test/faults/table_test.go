@@ -164,7 +164,7 @@ func TestTableLocked(t *testing.T) {
 	n := p.Log.Len()
 	unlock := []func(){alter(t, r.Target), alter(t, control.target)}
 	control.await(1)
-	advised(t, p, admin, n, " lock", "public.t")
+	advised(t, p, admin, n, "waited for a lock", "public.t", "ALTER TABLE")
 	if !p.Alive() {
 		t.Errorf("the flow has stopped; it should wait:\n%s", p.Log.Tail())
 	}
