@@ -90,31 +90,39 @@ func TestOthersAreReadDuringARebalance(t *testing.T) {
 			inA, inB := newIntake(t), newIntake(t)
 			inA.ledger, inA.member = l, "a"
 			inB.ledger, inB.member = l, "b"
-			revoking, goOn := make(chan flow.Partition, 1), make(chan struct{})
+			revoking, goOn := make(chan flow.Partition, 1), newGate()
 			inA.revoking = func(ctx context.Context, ps []flow.Partition) {
-				revoking <- ps[0]
 				select {
-				case <-goOn:
+				case revoking <- ps[0]:
+				default: // a busy machine: the group has lost somebody
+				}
+				select {
+				case <-goOn.opened:
 				case <-ctx.Done():
 				}
 			}
 			a := run(t, cfg, inA)
+			t.Cleanup(goOn.open)
 			b.fill(topic, 2, 0, 10)
 			eventually(t, "the first records", func() bool { return inA.count() == 20 })
 			if m, err := a.Member([]flow.Partition{{Topic: topic}, {Topic: topic, ID: 1}}); err != nil || m.ID == "" || m.Group != cfg.Group {
 				t.Errorf("member of both: %+v, %v", m, err)
 			}
-			assigning, goOnToo := make(chan struct{}, 1), make(chan struct{})
+			assigning, goOnToo := make(chan struct{}, 1), newGate()
 			inB.start = func(ctx context.Context, p flow.PartitionInfo) int64 {
-				assigning <- struct{}{}
 				select {
-				case <-goOnToo:
+				case assigning <- struct{}{}:
+				default:
+				}
+				select {
+				case <-goOnToo.opened:
 				case <-ctx.Done():
 				}
 				return p.Start
 			}
 			run(t, cfg, inB)
-			moving := <-revoking
+			t.Cleanup(goOnToo.open)
+			moving := receive(t, "a revocation", revoking)
 			stays := 1 - moving.ID
 			if _, err := a.Member([]flow.Partition{moving}); err != nil {
 				t.Errorf("while it is revoked, its last transaction may still commit: %v", err)
@@ -127,14 +135,14 @@ func TestOthersAreReadDuringARebalance(t *testing.T) {
 				eventually(t, "records of the partition that stays", func() bool { return len(inA.values(topic, stays)) == n+10 })
 			}
 			read(10)
-			close(goOn)
-			<-assigning
+			goOn.open()
+			receive(t, "an assignment", assigning)
 			read(20)
 			var fenced *flow.FencedError
 			if _, err := a.Member([]flow.Partition{moving}); !errors.As(err, &fenced) {
 				t.Errorf("member of what was revoked: %v", err)
 			}
-			close(goOnToo)
+			goOnToo.open()
 			b.produce(&kgo.Record{Topic: topic, Partition: moving.ID, Value: []byte("x")})
 			eventually(t, "a record of the partition that moved", func() bool { return inB.count() == 1 })
 		})

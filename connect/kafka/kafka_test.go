@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -25,6 +26,10 @@ func TestMain(m *testing.M) {
 		runMember()
 		return
 	}
+	// Tests wait for brokers rather than compute. The command line wins.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -42,6 +47,28 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 	t.Fatalf("waited %s in vain: %s", patience, what)
+}
+
+// receive waits for what a goroutine of the test sends.
+func receive[T any](t testing.TB, what string, from <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-from:
+	case <-time.After(patience):
+		t.Fatalf("waited %s in vain: %s", patience, what)
+	}
+	return v
+}
+
+// gate holds goroutines until it is opened, once or more.
+type gate struct {
+	opened chan struct{}
+	open   func()
+}
+
+func newGate() gate {
+	opened := make(chan struct{})
+	return gate{opened, sync.OnceFunc(func() { close(opened) })}
 }
 
 // broker is a real Kafka with a client for the tests' own requests.

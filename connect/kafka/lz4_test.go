@@ -176,7 +176,10 @@ func decompressors(like *decompressor) map[string]*decompressor {
 func wantData(t testing.TB, src, want []byte) {
 	t.Helper()
 	for name, d := range decompressors(testDecompressor(t, 1<<30)) {
-		for range 2 {
+		for n := range 2 {
+			if n > 0 && name != "measured" {
+				break // it has learned nothing that it would not have measured
+			}
 			got, err := d.Decompress(src, kgo.CodecLz4)
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
@@ -192,8 +195,9 @@ func wantData(t testing.TB, src, want []byte) {
 
 func TestDecompressLZ4(t *testing.T) {
 	t.Parallel()
-	inputs := map[string][]byte{"zeros": make([]byte, 8<<20), "telemetry": telemetry(8 << 20), "noise": noise(8 << 20)}
-	for _, size := range []int{0, 1, 2, 15, 100, 4 << 10, 64<<10 - 1, 64 << 10, 64<<10 + 1, 1 << 20, 8 << 20} {
+	const most = 5 << 20 // more than the largest block
+	inputs := map[string][]byte{"zeros": make([]byte, most), "telemetry": telemetry(most), "noise": noise(most)}
+	for _, size := range []int{0, 1, 2, 15, 100, 4 << 10, 64<<10 - 1, 64 << 10, 64<<10 + 1, 300 << 10, most} {
 		t.Run(strconv.Itoa(size), func(t *testing.T) {
 			t.Parallel()
 			for name, all := range inputs {
@@ -207,7 +211,7 @@ func TestDecompressLZ4(t *testing.T) {
 						{lz4.BlockChecksumOption(true), lz4.SizeOption(uint64(size)), lz4.CompressionLevelOption(lz4.CCompatFast)},
 						{lz4.CompressionLevelOption(lz4.Level9)},
 					} {
-						if size > 1<<20 && (i > 1 || blockSize == lz4.Block256Kb || blockSize == lz4.Block1Mb) {
+						if size == most && (i > 0 || blockSize < lz4.Block1Mb) {
 							continue // slow under the race detector
 						}
 						wantData(t, frame(t, data, append(opts, lz4.BlockSizeOption(blockSize))...), data)
@@ -224,7 +228,7 @@ func TestDecompressLZ4(t *testing.T) {
 func TestDecompressLinkedBlocks(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(20) {
-		src, want := linkedFrame(t, seed, 12)
+		src, want := linkedFrame(t, seed, 5)
 		if got, err := io.ReadAll(lz4.NewReader(bytes.NewReader(src))); err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("seed %d: the test makes frames that the library does not read: %v", seed, err)
 		}

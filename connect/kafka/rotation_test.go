@@ -71,11 +71,11 @@ func (w *wire) OnBrokerWrite(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.D
 
 func TestTokens(t *testing.T) {
 	t.Parallel()
-	o := newOwn(t)
-	topic := o.Prefix + testservice.Name(t)
-	o.create(topic, 1)
+	s := newSecure(t)
+	topic := s.Prefix + testservice.Name(t)
+	s.create(topic, 1)
 	with := func(oauth OAuth) SourceConfig {
-		cfg := o.app(topic)
+		cfg := s.app(topic)
 		cfg.SASL = &SASL{Mechanism: "OAUTHBEARER", OAuth: &oauth}
 		return cfg
 	}
@@ -87,12 +87,12 @@ func TestTokens(t *testing.T) {
 	// longer than that: connections that live must log in with new ones.
 	t.Run("renewed on living connections", func(t *testing.T) {
 		t.Parallel()
-		e := logintest.NewEndpoint(t, o.Username, server.ReauthEvery)
+		e := logintest.NewEndpoint(t, s.Username, server.ReauthEvery)
 		cfg := with(from(e))
 		in := newIntake(t)
 		r := run(t, cfg, in)
 		var w wire
-		probe := o.client(&cfg.Connection, kgo.WithHooks(&w))
+		probe := s.client(&cfg.Connection, kgo.WithHooks(&w))
 		eventually(t, "three tokens more, and logins with them", func() bool {
 			if err := probe.Ping(t.Context()); err != nil {
 				t.Fatal(err)
@@ -103,7 +103,7 @@ func TestTokens(t *testing.T) {
 		if n := w.connects.Load(); n > 2 { // one as a seed, one as a broker
 			t.Errorf("%d connections were made", n)
 		}
-		o.fill(topic, 1, 0, 3)
+		s.fill(topic, 1, 0, 3)
 		eventually(t, "the records", func() bool { return in.count() == 3 })
 		if err := r.fatal(); err != nil {
 			t.Error(err)
@@ -113,9 +113,9 @@ func TestTokens(t *testing.T) {
 	t.Run("from a file that changes", func(t *testing.T) {
 		t.Parallel()
 		file := filepath.Join(t.TempDir(), "token")
-		logintest.Write(t, file, logintest.Token(o.Username, time.Now().Add(server.ReauthEvery)))
+		logintest.Write(t, file, logintest.Token(s.Username, time.Now().Add(server.ReauthEvery)))
 		cfg := with(OAuth{TokenFile: file})
-		probe := o.client(&cfg.Connection)
+		probe := s.client(&cfg.Connection)
 		eventually(t, "the token to end", func() bool {
 			err := cfg.explain("asking", probe.Ping(t.Context()))
 			if err != nil {
@@ -123,7 +123,7 @@ func TestTokens(t *testing.T) {
 			}
 			return err != nil
 		})
-		logintest.Write(t, file, logintest.Token(o.Username, time.Now().Add(time.Hour)), "\n")
+		logintest.Write(t, file, logintest.Token(s.Username, time.Now().Add(time.Hour)), "\n")
 		if err := probe.Ping(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -138,7 +138,7 @@ func TestTokens(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "token")
 			logintest.Write(t, file, "not-a-jwt")
 			return OAuth{TokenFile: file}
-		}, flow.ClassFatal, []string{o.SASLBroker, "the token was refused", "invalid_token", "sasl.oauth"}},
+		}, flow.ClassFatal, []string{s.SASLBroker, "the token was refused", "invalid_token", "sasl.oauth"}},
 		"a user without rights": {
 			func(t *testing.T) OAuth { return from(logintest.NewEndpoint(t, "stranger", time.Hour)) },
 			flow.ClassFatal,
@@ -175,23 +175,23 @@ func TestTokens(t *testing.T) {
 // and the one here logins are refused, and nothing stops.
 func TestPasswordRotation(t *testing.T) {
 	t.Parallel()
-	o := newOwn(t)
-	name := o.Prefix + testservice.Name(t)
-	o.create(name, 1)
-	o.addUser(name, "old")
-	o.allow("User:"+name, name)
+	s := newSecure(t)
+	name := s.Prefix + testservice.Name(t)
+	s.create(name, 1)
+	s.addUser(name, "old")
+	s.allow("User:"+name, name)
 	file := filepath.Join(t.TempDir(), "password")
 	logintest.Write(t, file, "old\n")
-	cfg := o.app(name)
+	cfg := s.app(name)
 	cfg.Group = name
 	cfg.SASL = &SASL{Mechanism: "SCRAM-SHA-256", Username: name, PasswordFile: file}
 	in := newIntake(t)
 	r := run(t, cfg, in)
-	o.fill(name, 1, 0, 3)
+	s.fill(name, 1, 0, 3)
 	eventually(t, "the records", func() bool { return in.count() == 3 })
-	probe := o.client(&cfg.Connection)
+	probe := s.client(&cfg.Connection)
 
-	o.addUser(name, "new")
+	s.addUser(name, "new")
 	eventually(t, "a refusal", func() bool {
 		err := cfg.explain("asking", probe.Ping(t.Context()))
 		if err != nil {
@@ -204,7 +204,7 @@ func TestPasswordRotation(t *testing.T) {
 	if err := probe.Ping(t.Context()); err != nil {
 		t.Errorf("after the change: %v", err)
 	}
-	o.fill(name, 1, 3, 3)
+	s.fill(name, 1, 3, 3)
 	eventually(t, "more records", func() bool { return slices.Contains(in.values(name, 0), "5") })
 	if err := r.fatal(); err != nil {
 		t.Error(err)

@@ -121,7 +121,7 @@ func (v rejecting) Process(_ context.Context, b *flow.Batch) error {
 
 func (m *member) BatchWritten(flow.BatchStats)            {}
 func (m *member) Retrying(int, int, time.Duration, error) {}
-func (m *member) Rebalanced(assigned, revoked int) { m.mu.Lock(); m.rebalances++; m.mu.Unlock() }
+func (m *member) Rebalanced(assigned, revoked int)        { m.mu.Lock(); m.rebalances++; m.mu.Unlock() }
 
 func (m *member) rebalanced() int { m.mu.Lock(); defer m.mu.Unlock(); return m.rebalances }
 
@@ -331,38 +331,37 @@ func TestRevokeDuringATransaction(t *testing.T) {
 				t.Parallel()
 				r := newCopyRig(t, 2, protocol)
 				var mu sync.Mutex
-				gates := map[int32]chan struct{}{} // by partition; guarded by mu
+				var gates [2]*gate // by partition, once; guarded by mu
 				held := make(chan int32, 100)
 				a := r.start(memberOptions{timeout: time.Minute, offsets: func(ctx context.Context, ps []flow.Partition) {
 					mu.Lock()
-					gate := gates[ps[0].ID]
-					delete(gates, ps[0].ID)
+					g := gates[ps[0].ID]
+					gates[ps[0].ID] = nil
 					mu.Unlock()
-					if gate != nil {
+					if g != nil {
 						held <- ps[0].ID
-						<-gate
+						<-g.opened
 					}
 				}})
 				n := 0
 				r.fill(r.source, 2, n, 1)
 				n++
 				eventually(t, "the first records", func() bool { return a.Status().Rows == 2 })
-				var release [2]func()
+				lanes := [2]gate{newGate(), newGate()}
 				mu.Lock()
-				for id := range release {
-					gate := make(chan struct{})
-					gates[int32(id)], release[id] = gate, sync.OnceFunc(func() { close(gate) })
-					t.Cleanup(release[id])
+				for id := range lanes {
+					gates[id] = &lanes[id]
+					t.Cleanup(lanes[id].open)
 				}
 				mu.Unlock()
 				r.fill(r.source, 2, n, 1)
 				n++
-				<-held
-				<-held
+				receive(t, "one lane to be held", held)
+				receive(t, "the other lane to be held", held)
 				b := r.start(memberOptions{})
-				moves := (<-a.src.revoking)[0].ID
+				moves := receive(t, "a revocation", a.src.revoking)[0].ID
 				stays := 1 - moves
-				release[stays]()
+				lanes[stays].open()
 				for i := range 20 {
 					r.produce(&kgo.Record{Topic: r.source, Partition: stays, Value: fmt.Append(nil, n+i)})
 					eventually(t, "the record of the lane that is not concerned", func() bool { return a.Status().Rows >= int64(2+1+i+1) })
@@ -377,7 +376,7 @@ func TestRevokeDuringATransaction(t *testing.T) {
 				if outcome == "too late" {
 					eventually(t, "the heir to have written", func() bool { return b.Status().Rows == 1+20 })
 				}
-				release[moves]()
+				lanes[moves].open()
 				r.wantCopy(n)
 				if s := a.Status(); outcome == "in time" && (s.Retries > 0 || s.Fenced > 0 || s.Rows != 2+2+20) {
 					t.Errorf("%d retries, %d fenced, %d rows", s.Retries, s.Fenced, s.Rows)
@@ -390,13 +389,16 @@ func TestRevokeDuringATransaction(t *testing.T) {
 }
 
 // slowLetters takes dead letters as slowly as a test wants.
-type slowLetters struct{ taking, taken chan struct{} }
+type slowLetters struct {
+	taking chan struct{}
+	taken  gate
+}
 
 func (*slowLetters) Open(context.Context, flow.Setup) error { return nil }
 func (*slowLetters) Close(context.Context) error            { return nil }
 func (q *slowLetters) Put(context.Context, []flow.DeadLetter) error {
 	q.taking <- struct{}{}
-	<-q.taken
+	<-q.taken.opened
 	return nil
 }
 
@@ -410,16 +412,15 @@ func TestMemberDiesBeforeEndTxn(t *testing.T) {
 			const timeout = 5 * time.Minute
 			r := newCopyRig(t, 2, protocol)
 			proxy := testservice.Proxy(t, r.addr)
-			letters := &slowLetters{taking: make(chan struct{}, 10), taken: make(chan struct{})}
-			release := sync.OnceFunc(func() { close(letters.taken) })
-			t.Cleanup(release)
+			letters := &slowLetters{taking: make(chan struct{}, 10), taken: newGate()}
 			a := r.start(memberOptions{through: proxy, timeout: timeout, letters: letters, reject: "poison"})
+			t.Cleanup(letters.taken.open)
 			r.fill(r.source, 2, 0, 10)
 			eventually(t, "the first records", func() bool { return a.Status().Rows == 20 })
 			r.produce(&kgo.Record{Topic: r.source, Partition: 1, Value: []byte("10")}, &kgo.Record{Topic: r.source, Partition: 1, Value: []byte("poison")})
-			<-letters.taking // offsets are in, and the end is not
+			receive(t, "a dead letter", letters.taking) // offsets are in, and the end is not
 			b := r.start(memberOptions{timeout: timeout, letters: letters, reject: "never"})
-			<-a.src.revoking
+			receive(t, "a revocation", a.src.revoking)
 			start := time.Now()
 			proxy.Cut()
 			r.fill(r.source, 1, 10, 10)
@@ -433,7 +434,7 @@ func TestMemberDiesBeforeEndTxn(t *testing.T) {
 			}
 			// The dead one was only away.
 			proxy.Restore()
-			release()
+			letters.taken.open()
 			eventually(t, "the zombie to be fenced", func() bool { return a.Status().Fenced > 0 })
 			r.wantTarget(want)
 		})
