@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/penstockdev/penstock/internal/adapt"
@@ -114,20 +115,28 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 		assignments := f.assignments
 		f.mu.Unlock()
 		room, full, paused := 0, 0, false
-		total, idle := int64(0), false
+		total, least := int64(0), int64(math.MaxInt64)
+		for _, l := range f.lanes {
+			l.mu.Lock()
+			held := l.buffered()
+			l.mu.Unlock()
+			total, least = total+held, min(least, held)
+			if held < f.roomBelow {
+				room++
+			}
+			if held >= f.pauseAbove {
+				full++
+			}
+		}
+		// What was fetched of a partition that is paused is thrown away and fetched
+		// again. So a full lane stops the reader, and is paused only for one that would
+		// otherwise have nothing to do soon.
+		hungry := least < f.roomBelow/4
 		var pause, resume []Partition
 		for _, l := range f.lanes {
 			l.mu.Lock()
 			held := l.buffered()
-			total += held
-			idle = idle || held == 0
-			if held < f.roomBelow {
-				room++
-			}
-			over, low := held >= f.pauseAbove, held <= f.roomBelow/2
-			if over {
-				full++
-			}
+			over, low := hungry && held >= f.pauseAbove, held <= f.roomBelow/2
 			for _, p := range l.parts {
 				// A partition that is gone but not revoked yet stays paused.
 				gone := p.gone || !p.fencedAt.IsZero()
@@ -157,8 +166,8 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 		}
 		// What the next Read delivers is to fit, too; but a lane with nothing to do
 		// does not wait for one that is stuck.
-		fits := idle || total+f.reading.largest <= f.cfg.Buffer
-		if room > 0 && fits && (full == 0 || pauser != nil) || seeks {
+		fits := least == 0 || total+f.reading.largest <= f.cfg.Buffer
+		if room > 0 && fits && (full == 0 || pauser != nil && hungry) || seeks {
 			return true
 		}
 		select {
@@ -351,8 +360,11 @@ func (c *committer) commit(ctx context.Context, ps []*partition) {
 	}
 	failpoint.Hit("flow.before_source_commit")
 	if err := source.Commit(ctx, positions); err != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return // the flow stops: commitAll tells them once more
+		}
 		level := slog.LevelWarn
-		if c.f.checkpoints != nil || ctx.Err() != nil {
+		if c.f.checkpoints != nil {
 			level = slog.LevelInfo
 		}
 		c.f.log.Log(ctx, level, "telling the source its positions failed; they are told again with the next batch", slog.Any("error", err))
