@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -94,10 +95,16 @@ func parseJump(s string) time.Duration {
 	return d
 }
 
-// WallClock is the time of day as a machine shows it whose clock is set
-// forward and back every tenth of a second. It has no monotonic part.
+// started is when WallClock was first asked.
+var started = sync.OnceValue(time.Now)
+
+// WallClock is the time of day as a machine shows it whose clock is right for a
+// second, and then set forward and back every tenth of one. It has no monotonic part.
 func WallClock() time.Time {
 	now := time.Now().Round(0)
+	if time.Since(started()) < time.Second {
+		return now
+	}
 	switch now.UnixMilli() / 100 % 3 {
 	case 0:
 		return now.Add(clockJump)
