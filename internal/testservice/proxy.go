@@ -26,24 +26,30 @@ type TCPProxy struct {
 // nobody takes it while the connections are cut. It ends with the test.
 func Proxy(t testing.TB, addr string) *TCPProxy {
 	t.Helper()
-	return proxyAt(t, Port(t), addr)
-}
-
-func proxyAt(t testing.TB, port int, addr string) *TCPProxy {
-	t.Helper()
 	zerolog.SetGlobalLevel(zerolog.Disabled)
 	loser, err := loseAnswers(addr)
 	if err != nil {
 		t.Fatalf("proxy in front of %s: %v", addr, err)
 	}
 	t.Cleanup(loser.close)
-	listen := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	toxics := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	p := &TCPProxy{t: t, toxic: toxiproxy.NewProxy(toxics, addr, listen, loser.addr()), answerLoser: loser}
-	p.Restore()
-	t.Cleanup(p.toxic.Stop)
-	return p
+	for attempt := 1; ; attempt++ {
+		listen := net.JoinHostPort("127.0.0.1", strconv.Itoa(Port(t)))
+		p := &TCPProxy{t: t, toxic: toxiproxy.NewProxy(toxics, addr, listen, loser.addr()), answerLoser: loser}
+		err := p.toxic.Start()
+		if err == nil {
+			t.Cleanup(p.toxic.Stop)
+			return p
+		}
+		if attempt == proxyAttempts {
+			t.Fatalf("proxy at %s: %v", listen, err)
+		}
+	}
 }
+
+// proxyAttempts is how many ports are tried: between finding a free one and taking
+// it somebody else may.
+const proxyAttempts = 3
 
 // Addr is host:port to connect to.
 func (p *TCPProxy) Addr() string { return p.toxic.Listen }
