@@ -75,7 +75,7 @@ func (w *writer) reconsider(ctx context.Context, route int, p *plan, err error) 
 
 // same says that a table is as it was, as far as plans and checks go.
 func (t *table) same(old *table) bool {
-	return t.oid == old.oid && slices.Equal(t.columns, old.columns) && slices.EqualFunc(t.indexes, old.indexes, func(a, b uniqueIndex) bool {
+	return t.oid == old.oid && t.anyOrder == old.anyOrder && slices.Equal(t.columns, old.columns) && slices.EqualFunc(t.indexes, old.indexes, func(a, b uniqueIndex) bool {
 		return a.name == b.name && a.usable == b.usable && slices.Equal(a.columns, b.columns)
 	})
 }

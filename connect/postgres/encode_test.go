@@ -228,11 +228,11 @@ func BenchmarkDeduplicate(b *testing.B) {
 		b.Fatal(err)
 	}
 	k := newKeyTable(p.keys)
-	k.collect(batch)
+	k.collect(batch, true)
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {
-		k.collect(batch)
+		k.collect(batch, true)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/record")
 }
@@ -250,7 +250,7 @@ func TestEncodingAllocatesNothing(t *testing.T) {
 		r.enc.bind(batch.Columns)
 		r.resetAll(batch)
 		drain(t, &r, buf)
-		k.collect(batch)
+		k.collect(batch, true)
 	}); n > 0 {
 		t.Errorf("%v allocations for 2000 records", n)
 	}

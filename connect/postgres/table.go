@@ -20,6 +20,9 @@ type table struct {
 	oid      uint32
 	kind     byte // pg_class.relkind
 	unlogged bool
+	// anyOrder says that the order in which rows of different keys are written makes no
+	// difference: there is no trigger, no sequence, and no constraint on several rows but the key.
+	anyOrder bool
 	columns  []tableColumn
 	indexes  []uniqueIndex
 }
@@ -71,7 +74,13 @@ func (t *table) column(name string) *tableColumn {
 // readTable reads the description of a table, or nil if there is none.
 func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, error) {
 	rows, err := query(ctx, pg, `
-		SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence
+		SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence,
+			NOT EXISTS (
+				SELECT FROM (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) part(oid)
+				WHERE EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = part.oid AND NOT t.tgisinternal)
+					OR EXISTS (SELECT FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+						WHERE a.attrelid = part.oid AND (a.attidentity <> '' OR pg_get_expr(d.adbin, d.adrelid) LIKE '%nextval(%'))
+					OR (SELECT count(*) FROM pg_index i WHERE i.indrelid = part.oid AND (i.indisunique OR i.indisexclusion)) > 1)
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)`, name.String())
 	if err != nil || len(rows) == 0 {
 		return nil, err
@@ -79,7 +88,7 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 	r := rows[0]
 	t := &table{
 		tableName: tableName{schema: string(r[1]), name: string(r[2])}, oid: parseOID(r[0]),
-		kind: r[3][0], unlogged: string(r[4]) == "u",
+		kind: r[3][0], unlogged: string(r[4]) == "u", anyOrder: isTrue(r[5]),
 	}
 	rows, err = query(ctx, pg, `
 		WITH RECURSIVE base AS (

@@ -2,7 +2,10 @@ package postgres
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/binary"
 	"hash/maphash"
+	"slices"
 
 	"github.com/penstockdev/penstock/flow"
 )
@@ -27,7 +30,7 @@ type keyTable struct {
 }
 
 type keyEntry struct {
-	hash     uint64
+	hash     uint64 // once the entries are sorted: the part of the key that they are sorted by first
 	off, end int
 	last     int32
 }
@@ -44,8 +47,9 @@ func newKeyTable(keys []column) *keyTable {
 	return t
 }
 
-// collect reads the keys of the batch. Rows without a key are rejected.
-func (t *keyTable) collect(b *flow.Batch) {
+// collect reads the keys of the batch. Rows without a key are rejected. With sorted the
+// rows are in the order of their keys, else in that of the log.
+func (t *keyTable) collect(b *flow.Batch, sorted bool) {
 	t.enc.bind(b.Columns)
 	size := 16
 	for size < 2*b.Len() {
@@ -72,6 +76,9 @@ func (t *keyTable) collect(b *flow.Batch) {
 		e := t.find(start)
 		t.prev[i] = e.last
 		e.last = int32(i)
+	}
+	if sorted {
+		t.sort()
 	}
 	t.upserts, t.deletes = t.upserts[:0], t.deletes[:0]
 	for i := range t.entries {
@@ -103,6 +110,63 @@ func (t *keyTable) find(start int) *keyEntry {
 		}
 	}
 }
+
+// collectAll is collect for mode ignore: the rows of a key stay together, in the order of
+// the log, and the server takes the first.
+func (t *keyTable) collectAll(b *flow.Batch) {
+	t.enc.bind(b.Columns)
+	t.entries, t.arena = t.entries[:0], t.arena[:0]
+	for i := b.Next(0); i >= 0; i = b.Next(i + 1) {
+		start := len(t.arena)
+		arena, err := t.arena, error(errTombstone)
+		if b.Records[i].Value != nil {
+			arena, err = t.enc.append(arena, i)
+		}
+		if err != nil {
+			b.Reject(i, flow.StageWrite, err)
+			t.arena = arena[:start]
+			continue
+		}
+		t.arena = arena
+		t.entries = append(t.entries, keyEntry{off: start, end: len(arena), last: int32(i)})
+	}
+	t.sort()
+	t.upserts = t.upserts[:0]
+	for i := range t.entries {
+		t.upserts = append(t.upserts, t.entries[i].last)
+	}
+}
+
+// sort sorts the entries by the bytes of their keys: neighbours lie on the same pages of the
+// index, and two lanes take the locks of common keys in the same order. Most
+// comparisons need only the eight bytes after what all keys have in common.
+func (t *keyTable) sort() {
+	if len(t.entries) == 0 {
+		return
+	}
+	common := t.key(&t.entries[0])
+	for i := range t.entries {
+		key := t.key(&t.entries[i])
+		n := 0
+		for n < min(len(common), len(key)) && common[n] == key[n] {
+			n++
+		}
+		common = common[:n]
+	}
+	for i := range t.entries {
+		var word [8]byte
+		copy(word[:], t.key(&t.entries[i])[len(common):])
+		t.entries[i].hash = binary.BigEndian.Uint64(word[:])
+	}
+	slices.SortFunc(t.entries, func(x, y keyEntry) int {
+		if x.hash != y.hash {
+			return cmp.Compare(x.hash, y.hash)
+		}
+		return cmp.Or(bytes.Compare(t.key(&x), t.key(&y)), cmp.Compare(x.last, y.last))
+	})
+}
+
+func (t *keyTable) key(e *keyEntry) []byte { return t.arena[e.off:e.end] }
 
 // before returns the row to write in place of one that was rejected, or -1. Where
 // that is a tombstone, it is added to the deletes.

@@ -42,7 +42,7 @@ type writer struct {
 type routeWriter struct {
 	plan *plan
 	rows copyReader
-	keys *keyTable  // upsert only
+	keys *keyTable  // upsert, and where rows are sorted
 	del  copyReader // of keys; upsert only
 }
 
@@ -56,7 +56,7 @@ func (w *writer) route(b *flow.Batch) *routeWriter {
 	if r == nil || r.plan != p {
 		r = &routeWriter{plan: p}
 		r.rows.enc = newRowEncoder(p.columns)
-		if p.mode == ModeUpsert {
+		if p.mode == ModeUpsert || p.sorted {
 			r.keys = newKeyTable(p.keys)
 			r.del.enc = newRowEncoder(p.keys)
 		}
@@ -264,14 +264,19 @@ func (w *writer) data(ctx context.Context, b *flow.Batch, r *routeWriter) error 
 	plan, pg := r.plan, w.conn.pg
 	r.rows.enc.bind(b.Columns)
 	if plan.mode != ModeUpsert {
-		r.rows.resetAll(b)
+		if plan.sorted {
+			r.keys.collectAll(b)
+			r.rows.resetRows(b, r.keys.upserts, nil)
+		} else {
+			r.rows.resetAll(b)
+		}
 		if err := w.copyRows(ctx, plan, plan.copyInto, &r.rows); err != nil || plan.mode == ModeAppend {
 			return err
 		}
 		_, err := exec(ctx, pg, plan.merge)
 		return classifyRows("insert into "+plan.target.String(), err)
 	}
-	r.keys.collect(b)
+	r.keys.collect(b, plan.sorted)
 	if len(r.keys.upserts) > 0 {
 		r.rows.resetRows(b, r.keys.upserts, func(row int) int { return r.keys.before(b, row) })
 		if err := w.copyRows(ctx, plan, plan.copyInto, &r.rows); err != nil {
