@@ -16,11 +16,15 @@ import (
 // that COPY's bytes were made for. PostgreSQL itself often does not notice: the
 // eight bytes of an int8 are a float8, a timestamp, even a numeric (a wrong
 // one). It runs between COPY, whose lock keeps the table as it is, and COMMIT, in
-// the round trip of the latter, and costs about 50 µs.
-func verifySQL(t *table, columns []column) string {
+// the round trip of the latter, and costs about 50 µs. With a key it fails as well where
+// the index is gone without which COPY takes a key twice.
+func verifySQL(t *table, columns []column, key *uniqueIndex) string {
 	types := make([]string, len(columns))
 	for i := range columns {
 		types[i] = fmt.Sprintf("pg_typeof(x.%s)::oid = %d", quoteName(columns[i].name), t.column(columns[i].name).declared)
+	}
+	if key != nil {
+		types = append(types, fmt.Sprintf("EXISTS (SELECT FROM pg_index WHERE indexrelid = %d AND indrelid = %s::regclass AND indisvalid)", key.oid, literal(t.tableName.String())))
 	}
 	// The row type of the table has its columns, and this reads no row.
 	return fmt.Sprintf("SELECT 1 / (%s)::int4 FROM (SELECT (NULL::%s).*) x;", strings.Join(types, " AND "), t.tableName)
@@ -75,8 +79,8 @@ func (w *writer) reconsider(ctx context.Context, route int, p *plan, err error) 
 
 // same says that a table is as it was, as far as plans and checks go.
 func (t *table) same(old *table) bool {
-	return t.oid == old.oid && t.anyOrder == old.anyOrder && slices.Equal(t.columns, old.columns) && slices.EqualFunc(t.indexes, old.indexes, func(a, b uniqueIndex) bool {
-		return a.name == b.name && a.usable == b.usable && slices.Equal(a.columns, b.columns)
+	return t.oid == old.oid && t.anyOrder == old.anyOrder && t.rowSecurity == old.rowSecurity && slices.Equal(t.columns, old.columns) && slices.EqualFunc(t.indexes, old.indexes, func(a, b uniqueIndex) bool {
+		return a.oid == b.oid && a.name == b.name && a.usable == b.usable && slices.Equal(a.columns, b.columns)
 	})
 }
 

@@ -396,7 +396,7 @@ func TestOutageBehindPgBouncerIsTransient(t *testing.T) {
 	}
 	b := r.batch(row{"a", 2, 1.0})
 	w.sortParts(b)
-	if err := w.begin(t.Context(), b, w.route(b).plan); err != nil {
+	if err := w.begin(t.Context(), b, w.route(b)); err != nil {
 		t.Fatal(err)
 	}
 

@@ -24,6 +24,8 @@ const (
 	codeInsufficientRights = "42501"
 	codeNoSuchSchema       = "3F000"
 	codeReadOnly           = "25006"
+	codeUniqueViolation    = "23505"
+	codeNotSupported       = "0A000"
 	codeQueryCanceled      = "57014"
 )
 
@@ -105,7 +107,7 @@ func classOf(pe *pgconn.PgError) flow.Class {
 		"54000", // an index row is too large
 		"P0001": // RAISE EXCEPTION in a trigger
 		return flow.ClassData
-	case "3D000", codeNoSuchSchema, "0A000":
+	case "3D000", codeNoSuchSchema, codeNotSupported:
 		return flow.ClassFatal
 	}
 	switch pe.Code[:min(2, len(pe.Code))] {

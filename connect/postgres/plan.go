@@ -21,6 +21,10 @@ type plan struct {
 	// sorting here costs a fiftieth of; ORDER BY on the server gains a third of that.
 	sorted bool
 
+	// copyDirect is not empty where rows whose keys are all new may go into the table itself:
+	// half of what the server spends on them otherwise.
+	copyDirect string
+
 	// copyInto takes the rows: into the table itself for append, into a
 	// staging table otherwise.
 	copyInto string
@@ -28,7 +32,7 @@ type plan struct {
 	createStaging, merge string
 	// createDeleted, copyDeleted and remove are for the tombstones of upsert.
 	createDeleted, copyDeleted, remove string
-	// verify comes before COMMIT for append, whose COPY is into the table itself.
+	// verify comes before COMMIT after a COPY into the table itself.
 	verify string
 }
 
@@ -74,13 +78,17 @@ func newPlan(to *target) (*plan, error) {
 	const binary = " FROM STDIN (FORMAT binary)"
 	if mode == ModeAppend {
 		p.copyInto = fmt.Sprintf("COPY %s (%s)%s", t.tableName, cols, binary)
-		p.verify = verifySQL(t, p.columns)
+		p.verify = verifySQL(t, p.columns, nil)
 		return p, nil
 	}
 	p.sorted = t.anyOrder
 	for i := range p.keys {
 		// The server alone knows which of these are equal, and takes the first.
 		p.sorted = p.sorted && t.column(p.keys[i].name).loose(ModeUpsert) == ""
+	}
+	if p.sorted && !t.rowSecurity && len(t.indexes) == 1 { // that of the key; COPY has no policies
+		p.copyDirect = fmt.Sprintf("COPY %s (%s)%s", t.tableName, cols, binary)
+		p.verify = verifySQL(t, p.columns, &t.indexes[0])
 	}
 	p.createStaging = fmt.Sprintf("CREATE TEMPORARY TABLE %s (%s) ON COMMIT DROP", stagingTable, strings.Join(defs, ", "))
 	p.copyInto = fmt.Sprintf("COPY %s (%s)%s", stagingTable, cols, binary)

@@ -20,6 +20,8 @@ type table struct {
 	oid      uint32
 	kind     byte // pg_class.relkind
 	unlogged bool
+	// rowSecurity says that there are policies for rows.
+	rowSecurity bool
 	// anyOrder says that the order in which rows of different keys are written makes no
 	// difference: there is no trigger, no sequence, and no constraint on several rows but the key.
 	anyOrder bool
@@ -53,6 +55,7 @@ type tableColumn struct {
 }
 
 type uniqueIndex struct {
+	oid     uint32
 	columns []string
 	// usable for ON CONFLICT: valid, immediate, neither partial nor on expressions.
 	usable bool
@@ -74,7 +77,7 @@ func (t *table) column(name string) *tableColumn {
 // readTable reads the description of a table, or nil if there is none.
 func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, error) {
 	rows, err := query(ctx, pg, `
-		SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence,
+		SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relrowsecurity,
 			NOT EXISTS (
 				SELECT FROM (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) part(oid)
 				WHERE EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = part.oid AND NOT t.tgisinternal)
@@ -88,7 +91,7 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 	r := rows[0]
 	t := &table{
 		tableName: tableName{schema: string(r[1]), name: string(r[2])}, oid: parseOID(r[0]),
-		kind: r[3][0], unlogged: string(r[4]) == "u", anyOrder: isTrue(r[5]),
+		kind: r[3][0], unlogged: string(r[4]) == "u", rowSecurity: isTrue(r[5]), anyOrder: isTrue(r[6]),
 	}
 	rows, err = query(ctx, pg, `
 		WITH RECURSIVE base AS (
@@ -123,7 +126,7 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 	}
 	rows, err = query(ctx, pg, `
 		SELECT i.indexrelid::regclass, i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL, a.attname,
-			coalesce(NOT l.collisdeterministic, false)
+			coalesce(NOT l.collisdeterministic, false), i.indexrelid::oid
 		FROM pg_index i
 		CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n)
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -135,7 +138,7 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 	}
 	for _, r := range rows {
 		if n := len(t.indexes); n == 0 || t.indexes[n-1].name != string(r[0]) {
-			t.indexes = append(t.indexes, uniqueIndex{name: string(r[0]), usable: isTrue(r[1])})
+			t.indexes = append(t.indexes, uniqueIndex{oid: parseOID(r[4]), name: string(r[0]), usable: isTrue(r[1])})
 		}
 		ix := &t.indexes[len(t.indexes)-1]
 		ix.columns = append(ix.columns, string(r[2]))

@@ -168,6 +168,32 @@ func (t *keyTable) sort() {
 
 func (t *keyTable) key(e *keyEntry) []byte { return t.arena[e.off:e.end] }
 
+// freshKeys guesses from what the batches before have shown whether all keys of the next one
+// are new to the table. A wrong guess costs the server an insert that it undoes, whose rows
+// vacuum has to remove, so they become rare quickly: with keys that are never new every
+// 256th batch is one.
+type freshKeys struct {
+	pause int // batches until keys are guessed to be new again
+	after int // the last pause; halved by every guess that was right
+}
+
+// likely is asked once for each batch.
+func (f *freshKeys) likely() bool {
+	f.pause--
+	return f.pause < 0
+}
+
+// found says whether the guess was right.
+func (f *freshKeys) found(fresh bool) {
+	if fresh {
+		f.after /= 2
+		f.pause = 0
+		return
+	}
+	f.after = min(256, 4*max(1, f.after))
+	f.pause = f.after
+}
+
 // before returns the row to write in place of one that was rejected, or -1. Where
 // that is a tombstone, it is added to the deletes.
 func (t *keyTable) before(b *flow.Batch, row int) int {

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -225,15 +226,20 @@ func TestUpsertLanesWithCommonKeys(t *testing.T) {
 	r.want("SELECT next_offset FROM penstock_checkpoint", "4000", "4000")
 }
 
-func TestUpsertViolationHasNoRow(t *testing.T) {
+// The row of a violation is known where the keys are fresh, else the merge has none.
+func TestUpsertViolation(t *testing.T) {
 	t.Parallel()
 	cfg := SinkConfig{TableConfig: TableConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}}
 	r := newDB(t, keyedTable, "ALTER TABLE t ADD CHECK (temp < 100)").open(cfg, simpleFields)
-	err := r.dataErr(r.batch(row{"a", 1, 1.0}, row{"a", 2, 200.0}), "t_temp_check")
-	if rows := dataRows(t, err); rows != nil {
-		t.Fatal(rows)
+	bad := []any{row{"a", 1, 1.0}, row{"a", 2, 200.0}}
+	if rows := dataRows(t, r.dataErr(r.batch(bad...), "t_temp_check")); !slices.Equal(rows, []int{1}) {
+		t.Error(rows)
 	}
 	r.write(row{"a", 1, 1.0})
+	r.write(row{"a", 1, 1.0})
+	if rows := dataRows(t, r.dataErr(r.batch(bad...), "t_temp_check")); rows != nil {
+		t.Error(rows)
+	}
 	r.want("SELECT device_id FROM t", "a")
 }
 
@@ -300,4 +306,124 @@ func TestKeysAreSorted(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
+}
+
+// Most keys are new, a few are not: both ways to write a batch give what applying the
+// records one by one does, whatever a batch that was begun the wrong way has rejected.
+func TestFreshKeys(t *testing.T) {
+	t.Parallel()
+	fields := []flow.Field{field("id", "int8", flow.KindInt64), field("v", "int2", flow.KindInt64)}
+	for _, mode := range []string{ModeIgnore, ModeUpsert} {
+		d := newDB(t, "CREATE TABLE t (id int8 PRIMARY KEY, v int2)")
+		r := d.open(SinkConfig{TableConfig: TableConfig{Table: "t", Mode: mode, Key: []string{"id"}}}, fields)
+		rng := rand.New(rand.NewPCG(3, 4))
+		model := map[int]int{}
+		next, dead := 0, 0
+		ways := map[bool]int{}
+		for range 60 {
+			var rows []any
+			for range 1 + rng.IntN(100) {
+				id := next
+				if rng.IntN(100) == 0 && next > 0 {
+					id = rng.IntN(next)
+				}
+				next = max(next, id+1)
+				v := rng.IntN(1000)
+				_, there := model[id]
+				switch rng.IntN(50) {
+				case 0:
+					rows = append(rows, tombstone{id})
+					if mode == ModeUpsert {
+						delete(model, id)
+					} else {
+						dead++
+					}
+				case 1:
+					rows = append(rows, row{id, 40_000}) // out of range
+					dead++
+				default:
+					rows = append(rows, row{id, v})
+					if mode == ModeUpsert || !there {
+						model[id] = v
+					}
+				}
+			}
+			r.write(rows...)
+			w, ok := r.w.(*writer)
+			if !ok {
+				t.Fatalf("%T", r.w)
+			}
+			ways[w.routes[0].direct]++
+		}
+		var want []string
+		for id, v := range model {
+			want = append(want, fmt.Sprintf("%d|%d", id, v))
+		}
+		got := d.rows("SELECT * FROM t")
+		slices.Sort(want)
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got %d rows, want %d", mode, len(got), len(want))
+		}
+		d.want("SELECT count(*) FROM penstock_dead_letter", itoa(dead))
+		if ways[true] < 5 || ways[false] < 5 {
+			t.Errorf("%s: %d batches went into the table itself, %d by way of another", mode, ways[true], ways[false])
+		}
+	}
+}
+
+func TestKeysAreGuessedToBeFreshAsOftenAsTheyAre(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		known    int // every so many batches has a key that is known
+		min, max int // wrong guesses in 10,000 batches
+		right    int // guesses that are right, at least
+	}{
+		{1, 30, 50, 0},
+		{2, 10, 200, 0},
+		{100, 80, 100, 9000},
+		{20_000, 0, 0, 10_000},
+	} {
+		var f freshKeys
+		var wrong, right int
+		for i := range 10_000 {
+			if !f.likely() {
+				continue
+			}
+			fresh := (i+1)%c.known != 0
+			f.found(fresh)
+			if fresh {
+				right++
+			} else {
+				wrong++
+			}
+		}
+		if wrong < c.min || wrong > c.max || right < c.right {
+			t.Errorf("a known key in every %dth batch: guessed wrongly %d times, rightly %d times", c.known, wrong, right)
+		}
+	}
+}
+
+// Policies for rows are not for COPY.
+func TestUpsertWithRowSecurity(t *testing.T) {
+	t.Parallel()
+	d := newDB(t, keyedTable, "ALTER TABLE t ENABLE ROW LEVEL SECURITY", "CREATE POLICY p ON t USING (device_id <> 'z')")
+	role, url := d.role()
+	t.Cleanup(func() {
+		_, _ = d.conn.Exec(context.Background(), "DROP OWNED BY "+role)
+		_, _ = d.conn.Exec(context.Background(), "DROP ROLE "+role)
+	})
+	d.exec("GRANT CREATE ON SCHEMA public TO " + role)
+	d.exec("GRANT SELECT, INSERT, UPDATE, DELETE ON t TO " + role)
+	r := d.open(SinkConfig{URL: url, TableConfig: TableConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id", "seq"}}}, simpleFields)
+	r.write(row{"a", 1, 1.0})
+	r.write(row{"a", 1, 2.0})
+	d.want("SELECT device_id, temp FROM t", "a|2")
+
+	// They may come later, too.
+	d.exec("ALTER TABLE t DISABLE ROW LEVEL SECURITY")
+	r = d.open(r.cfg, simpleFields)
+	d.exec("ALTER TABLE t ENABLE ROW LEVEL SECURITY")
+	r.write(row{"c", 1, 1.0})
+	d.want("SELECT device_id, temp FROM t ORDER BY 1", "a|2", "c|1")
 }

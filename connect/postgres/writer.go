@@ -44,6 +44,9 @@ type routeWriter struct {
 	rows copyReader
 	keys *keyTable  // upsert, and where rows are sorted
 	del  copyReader // of keys; upsert only
+	// fresh says when to try plan.copyDirect, direct that this batch does, or did.
+	fresh  freshKeys
+	direct bool
 }
 
 func newWriter(s *Sink, lane int) *writer {
@@ -114,7 +117,8 @@ func (w *writer) write(ctx context.Context, b *flow.Batch) error {
 		}
 	}
 	r := w.route(b)
-	err := w.begin(ctx, b, r.plan)
+	r.direct = r.plan.mode == ModeAppend || r.plan.copyDirect != "" && r.fresh.likely()
+	err := w.begin(ctx, b, r)
 	if err == nil {
 		err = w.data(ctx, b, r)
 	}
@@ -130,7 +134,7 @@ func (w *writer) write(ctx context.Context, b *flow.Batch) error {
 	}
 	failpoint.Hit("sink.before_commit")
 	verify := ""
-	if b.Rows() > 0 {
+	if b.Rows() > 0 && r.direct {
 		verify = r.plan.verify
 	}
 	if err := w.commit(ctx, verify); err != nil {
@@ -189,7 +193,7 @@ const (
 )
 
 // begin opens the transaction and moves the positions, in one round trip.
-func (w *writer) begin(ctx context.Context, b *flow.Batch, plan *plan) error {
+func (w *writer) begin(ctx context.Context, b *flow.Batch, r *routeWriter) error {
 	s := w.sink
 	sql := w.sql[:0]
 	sql = append(sql, begin...)
@@ -212,8 +216,12 @@ func (w *writer) begin(ctx context.Context, b *flow.Batch, plan *plan) error {
 		WHERE c.flow = %s AND c.cluster_id = %s AND c.topic = v.topic AND c.partition = v.partition::int4
 		AND c.next_offset = v.prior AND c.owner_epoch = v.owner;SET LOCAL lock_timeout TO DEFAULT;SELECT pg_backend_pid()`,
 		literal(s.setup.Flow), literal(s.setup.ClusterID))
-	if plan.createStaging != "" && b.Rows() > 0 {
-		sql = append(append(sql, ';'), plan.createStaging...)
+	if r.plan.mode != ModeAppend && b.Rows() > 0 {
+		if r.direct {
+			sql = append(sql, ";SAVEPOINT "+beforeDirect...)
+		} else {
+			sql = append(append(sql, ';'), r.plan.createStaging...)
+		}
 	}
 	w.sql = sql
 	var res []*pgconn.Result
@@ -261,31 +269,87 @@ func (w *writer) data(ctx context.Context, b *flow.Batch, r *routeWriter) error 
 	if b.Columns == nil {
 		return flow.Fatal(errors.New("the postgres sink writes columns, and the batch has none"))
 	}
-	plan, pg := r.plan, w.conn.pg
+	plan := r.plan
 	r.rows.enc.bind(b.Columns)
-	if plan.mode != ModeUpsert {
-		if plan.sorted {
-			r.keys.collectAll(b)
-			r.rows.resetRows(b, r.keys.upserts, nil)
-		} else {
-			r.rows.resetAll(b)
-		}
-		if err := w.copyRows(ctx, plan, plan.copyInto, &r.rows); err != nil || plan.mode == ModeAppend {
+	switch {
+	case plan.mode == ModeAppend:
+		r.rows.resetAll(b)
+		return w.copyRows(ctx, plan, plan.copyInto, &r.rows)
+	case r.direct:
+		done, err := w.insertNew(ctx, b, r)
+		if err != nil {
 			return err
 		}
-		_, err := exec(ctx, pg, plan.merge)
-		return classifyRows("insert into "+plan.target.String(), err)
+		if !done {
+			r.direct = false
+			if err := w.merge(ctx, b, r); err != nil {
+				return err
+			}
+		}
+	default:
+		if err := w.merge(ctx, b, r); err != nil {
+			return err
+		}
 	}
-	r.keys.collect(b, plan.sorted)
-	if len(r.keys.upserts) > 0 {
+	return w.remove(ctx, b, r)
+}
+
+const beforeDirect = "penstock_direct"
+
+// insertNew copies the rows into the table itself, and undoes that where a key is there
+// already, or the table has got policies for rows since.
+func (w *writer) insertNew(ctx context.Context, b *flow.Batch, r *routeWriter) (done bool, err error) {
+	if !r.collect(b) {
+		return true, nil
+	}
+	err = w.copyRows(ctx, r.plan, r.plan.copyDirect, &r.rows)
+	state := sqlState(err)
+	if state != codeUniqueViolation && state != codeNotSupported || w.conn.pg.TxStatus() != 'E' {
+		if err == nil {
+			r.fresh.found(true)
+		}
+		return true, err
+	}
+	r.fresh.found(false)
+	_, err = exec(ctx, w.conn.pg, "ROLLBACK TO "+beforeDirect+";"+r.plan.createStaging)
+	return false, classify("make a temporary table", err)
+}
+
+// merge writes the rows by way of a staging table, which is there.
+func (w *writer) merge(ctx context.Context, b *flow.Batch, r *routeWriter) error {
+	if !r.collect(b) {
+		return nil
+	}
+	if err := w.copyRows(ctx, r.plan, r.plan.copyInto, &r.rows); err != nil {
+		return err
+	}
+	_, err := exec(ctx, w.conn.pg, r.plan.merge)
+	return classifyRows(map[string]string{ModeIgnore: "insert into ", ModeUpsert: "upsert into "}[r.plan.mode]+r.plan.target.String(), err)
+}
+
+// collect sets up rows and keys for the batch. It says whether there are rows to write.
+// Rows that were rejected before are left out, so that it may be repeated.
+func (r *routeWriter) collect(b *flow.Batch) bool {
+	switch {
+	case r.plan.mode == ModeUpsert:
+		r.keys.collect(b, r.plan.sorted)
 		r.rows.resetRows(b, r.keys.upserts, func(row int) int { return r.keys.before(b, row) })
-		if err := w.copyRows(ctx, plan, plan.copyInto, &r.rows); err != nil {
-			return err
-		}
-		if _, err := exec(ctx, pg, plan.merge); err != nil {
-			return classifyRows("upsert into "+plan.target.String(), err)
-		}
+	case r.plan.sorted:
+		r.keys.collectAll(b)
+		r.rows.resetRows(b, r.keys.upserts, nil)
+	default:
+		r.rows.resetAll(b)
+		return true
 	}
+	return len(r.keys.upserts) > 0
+}
+
+// remove deletes the rows of keys whose last record is a tombstone.
+func (w *writer) remove(ctx context.Context, b *flow.Batch, r *routeWriter) error {
+	if r.plan.mode != ModeUpsert {
+		return nil
+	}
+	plan, pg := r.plan, w.conn.pg
 	if len(r.keys.deletes) > 0 {
 		if _, err := exec(ctx, pg, plan.createDeleted); err != nil {
 			return classify("make a temporary table", err)
