@@ -13,14 +13,25 @@ import (
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	flowtest.RunSource(t, flowtest.SourceHarness{
+	together(t, flowtest.SourceCases(flowtest.SourceHarness{
 		Features: flowtest.SourceFeatures{
 			Group: true, Commit: true, Pause: true, Seek: true, Latest: true,
 			Keys: true, Headers: true, Timestamps: true, Tombstones: true,
 			MaxRecord: 20 << 20,
 		},
 		New: newTopic,
-	})
+	}))
+}
+
+// together runs the cases of a suite in parallel: each has topics and groups of its own.
+func together(t *testing.T, cases []flowtest.Case) {
+	t.Helper()
+	for _, c := range cases {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			c.Run(t)
+		})
+	}
 }
 
 func newTopic(t testing.TB, partitions int) *flowtest.Topic {

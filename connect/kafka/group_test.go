@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/testservice"
 )
 
 // ledger is the checkpoint of a group in memory: who owns which partition, and
@@ -197,6 +198,53 @@ func TestMembersJoinAndLeave(t *testing.T) {
 			more()
 		})
 	}
+}
+
+// A member of the consumer protocol commits under an epoch that has passed, and
+// cannot know it: the answers to its heartbeats are lost. The commit is repeated.
+func TestCommitUnderAnEpochThatHasPassed(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	topic := b.topic(1)
+	cfg := b.config(topic)
+	cfg.Protocol = protocolConsumer
+	b.setSessionTimeout(cfg.Group, 5*time.Second)
+	proxy := testservice.Proxy(t, b.addr)
+	src, err := NewSource(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src.extra = []kgo.Opt{proxied(proxy.Addr())}
+	t.Cleanup(func() { closeSource(t, src) })
+	if _, err := src.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	in := newIntake(t)
+	read(t, src, in)
+	eventually(t, "the partition", func() bool { return in.owns() == 1 })
+	p := flow.Partition{Topic: topic}
+	commit := func(offset int64) error {
+		return src.Commit(t.Context(), []flow.Position{{Partition: p, Offset: offset, LeaderEpoch: -1}})
+	}
+	if err := commit(1); err != nil {
+		t.Fatal(err)
+	}
+	heartbeat := []byte{0, 68, 0, 1, 0, 0} // key, version, the correlation id's first bytes
+	proxy.LoseAnswers(heartbeat, 1<<20)
+	another := cfg // a member that reads another topic: the epoch moves, the partition does not
+	another.Topics = []string{b.topic(1)}
+	run(t, another, newIntake(t))
+	eventually(t, "a refusal", func() bool { err = commit(2); return err != nil })
+	wantError(t, "refused", err, flow.ClassTransient, "a rebalance got in the way")
+	proxy.LoseAnswers(heartbeat, 0)
+	eventually(t, "the commit", func() bool {
+		if err := commit(3); err != nil { // nil, too, while the member joins anew and owns nothing
+			return false
+		}
+		os, err := b.adm.FetchOffsets(t.Context(), cfg.Group)
+		o, _ := os.Lookup(topic, 0)
+		return err == nil && o.At == 3
+	})
 }
 
 const memberEnv = "PENSTOCK_KAFKA_TEST_MEMBER"

@@ -24,17 +24,17 @@ func TestSinkConformance(t *testing.T) {
 	t.Parallel()
 	t.Run(deliverAtLeastOnce, func(t *testing.T) {
 		t.Parallel()
-		flowtest.RunSink(t, flowtest.SinkHarness{
+		together(t, flowtest.SinkCases(flowtest.SinkHarness{
 			Features: flowtest.SinkFeatures{StoresDeadLetters: true, LocatesBadRows: true, Partial: true},
 			New:      func(t testing.TB) *flowtest.Target { return newSinkTarget(t, deliverAtLeastOnce) },
-		})
+		}))
 	})
 	t.Run(deliverExactlyOnce, func(t *testing.T) {
 		t.Parallel()
-		flowtest.RunSink(t, flowtest.SinkHarness{
+		together(t, flowtest.SinkCases(flowtest.SinkHarness{
 			Features: flowtest.SinkFeatures{ExactlyOnce: true, StoresDeadLetters: true, LocatesBadRows: true},
 			New:      func(t testing.TB) *flowtest.Target { return newSinkTarget(t, deliverExactlyOnce) },
-		})
+		}))
 	})
 }
 
@@ -197,10 +197,7 @@ func (b *broker) ensure(name string, partitions int32) {
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		b.t.Fatalf("create topic %s: %v", name, err)
 	}
-	eventually(b.t, "topic "+name+" to be known", func() bool {
-		ends, err := b.adm.ListEndOffsets(b.t.Context(), name)
-		return err == nil && ends.Error() == nil && len(ends[name]) >= int(partitions)
-	})
+	b.awaitTopic(name, partitions)
 }
 
 // committed returns what a reader of committed records finds in the topic now,

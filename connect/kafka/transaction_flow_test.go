@@ -33,8 +33,6 @@ func newCopyRig(t testing.TB, partitions int32, protocol string) *copyRig {
 	return r
 }
 
-func (r *copyRig) part(id int32) flow.Partition { return flow.Partition{Topic: r.source, ID: id} }
-
 // member is a process of the flow: a whole flow, with hooks.
 type member struct {
 	*flow.Flow

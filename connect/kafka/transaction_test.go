@@ -28,7 +28,7 @@ type groupMember struct {
 	asked int
 }
 
-func joinGroup(t testing.TB, b *broker, group, topic string) *groupMember {
+func joinGroup(t testing.TB, b *broker, group, topic string, opts ...kgo.Opt) *groupMember {
 	t.Helper()
 	m := &groupMember{owned: map[flow.Partition]bool{}}
 	set := func(own bool) func(context.Context, *kgo.Client, map[string][]int32) {
@@ -42,9 +42,9 @@ func joinGroup(t testing.TB, b *broker, group, topic string) *groupMember {
 			}
 		}
 	}
-	m.cl = brokerAt(t, b.addr, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.Balancers(kgo.CooperativeStickyBalancer()), kgo.DisableAutoCommit(),
+	m.cl = brokerAt(t, b.addr, append(opts, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.Balancers(kgo.CooperativeStickyBalancer()), kgo.DisableAutoCommit(),
 		kgo.OnPartitionsAssigned(set(true)), kgo.OnPartitionsRevoked(set(false)), kgo.OnPartitionsLost(set(false)),
-		kgo.HeartbeatInterval(200*time.Millisecond), kgo.SessionTimeout(6*time.Second)).cl
+		kgo.HeartbeatInterval(200*time.Millisecond), kgo.SessionTimeout(6*time.Second))...).cl
 	return m
 }
 
@@ -265,41 +265,46 @@ func TestZombieIsFencedByTheGroup(t *testing.T) {
 }
 
 // joinGroupAfter joins when the first offsets are there, as the engine does.
-func joinGroupAfter(t testing.TB, r *txnRig) *groupMember {
+func joinGroupAfter(t testing.TB, r *txnRig, opts ...kgo.Opt) *groupMember {
 	t.Helper()
 	first := r.start(func([]flow.Partition) (flow.Member, error) { return nobody, nil })
 	_ = first.Close(t.Context())
-	return joinGroup(t, r.broker, r.group, r.source)
+	return joinGroup(t, r.broker, r.group, r.source, opts...)
 }
 
 // TestRebalanceDoesNotAbortWhatIsKept: a generation that has passed is asked for
 // again, and the transaction is committed under the next one.
 func TestRebalanceDoesNotAbortWhatIsKept(t *testing.T) {
 	t.Parallel()
-	r := newTxnRig(t, 2)
-	m := joinGroupAfter(t, r)
-	eventually(t, "the assignment", func() bool { return m.owns(r.part(0)) && m.owns(r.part(1)) })
-	old := m.now()
-	asked := 0
-	p := r.start(func(ps []flow.Partition) (flow.Member, error) {
-		if asked++; asked%3 == 2 && ps != nil {
-			return old, nil // as a member that has not heard of the rebalance yet
-		}
-		return m.member(ps)
-	})
-	r.claim(p, 0, 1)
-	other := joinGroup(t, r.broker, r.group, r.source)
-	eventually(t, "a partition moves", func() bool { return other.owns(r.part(0)) || other.owns(r.part(1)) })
-	kept, lost := int32(0), int32(1)
-	if !m.owns(r.part(0)) {
-		kept, lost = 1, 0
+	for protocol, opts := range map[string][]kgo.Opt{"classic": nil, protocolConsumer: {kgo.ServerSideBalancer()}} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			r := newTxnRig(t, 2)
+			m := joinGroupAfter(t, r, opts...)
+			eventually(t, "the assignment", func() bool { return m.owns(r.part(0)) && m.owns(r.part(1)) })
+			old := m.now()
+			asked := 0
+			p := r.start(func(ps []flow.Partition) (flow.Member, error) {
+				if asked++; asked%3 == 2 && ps != nil {
+					return old, nil // as a member that has not heard of the rebalance yet
+				}
+				return m.member(ps)
+			})
+			r.claim(p, 0, 1)
+			other := joinGroup(t, r.broker, r.group, r.source, opts...)
+			eventually(t, "a partition moves", func() bool { return other.owns(r.part(0)) || other.owns(r.part(1)) })
+			kept, lost := int32(0), int32(1)
+			if !m.owns(r.part(0)) {
+				kept, lost = 1, 0
+			}
+			for i := range 6 {
+				r.write(p, kept, fmt.Sprint("kept ", i))
+			}
+			r.wantFenced(p.w.Write(t.Context(), p.batch(r.part(lost), "lost")))
+			r.write(p, kept, "kept 6")
+			r.wantValues("kept 0", "kept 1", "kept 2", "kept 3", "kept 4", "kept 5", "kept 6")
+		})
 	}
-	for i := range 6 {
-		r.write(p, kept, fmt.Sprint("kept ", i))
-	}
-	r.wantFenced(p.w.Write(t.Context(), p.batch(r.part(lost), "lost")))
-	r.write(p, kept, "kept 6")
-	r.wantValues("kept 0", "kept 1", "kept 2", "kept 3", "kept 4", "kept 5", "kept 6")
 }
 
 // TestFrozenInsideATransaction: the heir does not wait for the transaction's
