@@ -84,11 +84,13 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 	return s.lookAtTopics(ctx)
 }
 
-// versions are those of all requests that may be used.
-func versions(txnOffsetCommit int16) *kversion.Versions {
+// versions are those of all requests that may be used. Of TxnOffsetCommit and
+// EndTxn, transaction is the last version.
+func versions(transaction int16) *kversion.Versions {
 	v := kversion.Stable()
 	v.SetMaxKeyVersion(int16(kmsg.OffsetCommit), 9)
-	v.SetMaxKeyVersion(int16(kmsg.TxnOffsetCommit), txnOffsetCommit)
+	v.SetMaxKeyVersion(int16(kmsg.TxnOffsetCommit), transaction)
+	v.SetMaxKeyVersion(int16(kmsg.EndTxn), transaction)
 	return v
 }
 

@@ -5,12 +5,14 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/penstockdev/penstock/flow"
 )
@@ -109,8 +111,24 @@ func (s *TransactionalSink) lookAtFeatures(ctx context.Context) error {
 			commit = k.MaxVersion
 		}
 	}
-	s.implicit = level >= 2 && commit >= 5
-	return nil
+	return s.useImplicit(level >= 2 && commit >= 5)
+}
+
+func (s *TransactionalSink) useImplicit(implicit bool) (err error) {
+	s.implicit = implicit
+	if !implicit {
+		s.admin.close()
+		s.admin, err = newCluster(&s.cfg.Connection, slices.Concat(s.opts, []kgo.Opt{kgo.MaxVersions(s.versions())}))
+	}
+	return err
+}
+
+// versions are those of the cluster's kind of transactions.
+func (s *TransactionalSink) versions() *kversion.Versions {
+	if s.implicit {
+		return versions(5)
+	}
+	return versions(4) // the last that does not presume transaction version 2
 }
 
 // Writer implements flow.Sink.
@@ -135,13 +153,9 @@ func idPrefix(id string) string {
 
 // transactional are the options of a lane's client.
 func (s *TransactionalSink) transactional(id string) []kgo.Opt {
-	commit := int16(4) // the last that does not presume transaction version 2
-	if s.implicit {
-		commit = 5
-	}
 	return []kgo.Opt{
 		kgo.TransactionalID(id), kgo.TransactionTimeout(s.cfg.TransactionTimeout),
-		kgo.MaxVersions(versions(commit)),
+		kgo.MaxVersions(s.versions()),
 	}
 }
 

@@ -97,7 +97,7 @@ func (c *cluster) fencePredecessors(ctx context.Context, group string, ps []flow
 		}
 		done[id] = true
 		log.Warn("ending the open transaction of a predecessor", slog.String("partition", p.String()), slog.String("transactional_id", id))
-		if err := c.fence(ctx, id); err != nil {
+		if _, err := c.fence(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -105,8 +105,8 @@ func (c *cluster) fencePredecessors(ctx context.Context, group string, ps []flow
 }
 
 // fence ends the transaction of a transactional id, by the outcome that was
-// decided or by an abort, and fences its producer.
-func (c *cluster) fence(ctx context.Context, id string) error {
+// decided or by an abort, and fences its producer. Who was told the answer is the producer now.
+func (c *cluster) fence(ctx context.Context, id string) (*kmsg.InitProducerIDResponse, error) {
 	req := kmsg.NewPtrInitProducerIDRequest()
 	req.TransactionalID = &id
 	req.TransactionTimeoutMillis = int32(fenceTimeout.Milliseconds())
@@ -117,9 +117,9 @@ func (c *cluster) fence(ctx context.Context, id string) error {
 		}
 		switch {
 		case !errors.Is(err, kerr.ConcurrentTransactions):
-			return c.conn.explain("ending the transaction of "+id, err, mayTransact(idPrefix(id)))
+			return resp, c.conn.explain("ending the transaction of "+id, err, mayTransact(idPrefix(id)))
 		case !pause(ctx):
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 }

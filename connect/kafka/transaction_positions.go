@@ -130,36 +130,28 @@ func (s *TransactionalSink) Init(ctx context.Context, starts func(context.Contex
 	return s.cfg.explain("committing the first offsets of group "+s.group, err)
 }
 
-// Insert implements flow.Checkpointer. A process that is not a member of the
-// group yet cannot commit while others are; it will when it claims the partitions.
+// Insert implements flow.Checkpointer.
 func (s *TransactionalSink) Insert(ctx context.Context, positions []flow.Position) error {
 	for {
 		stored, _, err := s.kept(ctx, false)
 		if err != nil {
 			return err
 		}
-		var fresh []flow.Checkpoint
+		var fresh []flow.Part
 		for _, p := range positions {
 			if _, ok := stored[p.Partition]; !ok {
-				fresh = append(fresh, flow.Checkpoint{Position: p})
+				fresh = append(fresh, flow.Part{Partition: p.Partition, TopicID: p.TopicID, Next: p.Offset, LeaderEpoch: p.LeaderEpoch})
 			}
 		}
 		if len(fresh) == 0 {
 			return nil
 		}
-		m, err := s.setup.Member(nil)
-		joined := err == nil && m.ID != ""
-		if !joined {
-			m = nobody
+		in, err := s.beginInsertion(ctx, fresh)
+		if err == nil {
+			err = in.end(ctx)
 		}
-		err = s.commit(ctx, m, "", fresh)
-		switch {
-		case !membership(err):
-			return s.cfg.explain("committing offsets of new partitions", err)
-		case !joined:
-			return nil
-		case !pause(ctx):
-			return ctx.Err()
+		if !endedByOthers(err) || !pause(ctx) {
+			return err
 		}
 	}
 }

@@ -389,3 +389,70 @@ func TestTransactionalSinkNeedsTheSourcesCluster(t *testing.T) {
 		_ = s.Close(t.Context())
 	}
 }
+
+// TestFrozenWhileInserting: a process that adds new partitions is frozen at any
+// moment of it. Another adds them, too, takes one over and writes. When the first
+// one thaws it sets nothing back.
+func TestFrozenWhileInserting(t *testing.T) {
+	t.Parallel()
+	anyone := func([]flow.Partition) (flow.Member, error) { return nobody, nil }
+	for _, moment := range []string{"before it begins", "in its transaction"} {
+		t.Run(moment, func(t *testing.T) {
+			t.Parallel()
+			r := newTxnRig(t, 2)
+			r.partitions = 1 // the other one appears
+			a, b := r.start(anyone), r.start(anyone)
+			position := flow.Position{Partition: r.part(1), TopicID: "id", LeaderEpoch: -1}
+			parts := []flow.Part{{Partition: r.part(1), TopicID: "id", LeaderEpoch: -1}}
+			begin := func() *insertion {
+				in, err := a.beginInsertion(t.Context(), parts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return in
+			}
+			var in *insertion
+			if moment == "in its transaction" {
+				in = begin()
+			}
+			if err := b.Insert(t.Context(), []flow.Position{position}); err != nil {
+				t.Fatal(err)
+			}
+			r.claim(b, 1)
+			r.write(b, 1, "b1", "b2")
+			if in == nil {
+				in = begin()
+			}
+			if err := in.end(t.Context()); !endedByOthers(err) {
+				t.Errorf("what was overtaken ended with %v", err)
+			}
+			if err := a.Insert(t.Context(), []flow.Position{position}); err != nil {
+				t.Errorf("again: %v", err)
+			}
+			r.claim(a, 1)
+			if got := a.held[r.part(1)]; got.Offset != 2 || got.Owner != 2 {
+				t.Errorf("taken over at %+v, want offset 2, owner 2", got)
+			}
+			r.write(a, 1, "a3")
+			r.wantValues("b1", "b2", "a3")
+		})
+	}
+}
+
+// TestInsertIntoAnOlderCluster: one where the group has to be added to a transaction.
+func TestInsertIntoAnOlderCluster(t *testing.T) {
+	t.Parallel()
+	r := newTxnRig(t, 2)
+	r.partitions = 1 // the other one appears
+	p := r.start(func([]flow.Partition) (flow.Member, error) { return nobody, nil })
+	if err := p.useImplicit(false); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Insert(t.Context(), []flow.Position{{Partition: r.part(1), TopicID: "id", Offset: 7, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	r.claim(p, 1)
+	if got := p.held[r.part(1)]; got.Offset != 7 || got.Owner != 1 {
+		t.Errorf("taken over at %+v, want offset 7, owner 1", got)
+	}
+}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/penstockdev/penstock/flow"
 	"github.com/penstockdev/penstock/internal/failpoint"
@@ -152,72 +151,11 @@ func (w *transactor) offsets(ctx context.Context, b *flow.Batch) error {
 	if err != nil {
 		return err
 	}
-	if !w.sink.implicit {
-		add := kmsg.NewPtrAddOffsetsToTxnRequest()
-		add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = w.id, id, epoch, w.sink.group
-		if err := w.patiently(ctx, func() error {
-			resp, err := add.RequestWith(ctx, w.cl)
-			if err != nil {
-				return err
-			}
-			return kerr.ErrorForCode(resp.ErrorCode)
-		}); err != nil {
-			return err
-		}
+	t := txnOffsets{s: w.sink, cl: w.cl, id: w.id, producer: id, epoch: epoch}
+	if err := t.addGroup(ctx); err != nil {
+		return err
 	}
-	req := w.request(b)
-	req.ProducerID, req.ProducerEpoch = id, epoch
-	return w.asMember(ctx, func(m flow.Member) error {
-		req.MemberID, req.Generation, req.InstanceID = m.ID, m.Generation, nil
-		if m.InstanceID != "" {
-			req.InstanceID = &m.InstanceID
-		}
-		return w.patiently(ctx, func() error {
-			resp, err := req.RequestWith(ctx, w.cl)
-			if err != nil {
-				return err
-			}
-			for i := range resp.Topics {
-				for _, p := range resp.Topics[i].Partitions {
-					if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-						return w.sink.notCommitted(resp.Topics[i].Topic, p.Partition, err)
-					}
-				}
-			}
-			return nil
-		})
-	})
-}
-
-// request is the commit of the batch's offsets, without who commits.
-func (w *transactor) request(b *flow.Batch) *kmsg.TxnOffsetCommitRequest {
-	req := kmsg.NewPtrTxnOffsetCommitRequest()
-	req.TransactionalID, req.Group = w.id, w.sink.group
-	for i := range b.Parts {
-		p := &b.Parts[i]
-		k := slices.IndexFunc(req.Topics, func(t kmsg.TxnOffsetCommitRequestTopic) bool { return t.Topic == p.Topic })
-		if k < 0 {
-			t := kmsg.NewTxnOffsetCommitRequestTopic()
-			t.Topic = p.Topic
-			k, req.Topics = len(req.Topics), append(req.Topics, t)
-		}
-		rp := kmsg.NewTxnOffsetCommitRequestTopicPartition()
-		rp.Partition, rp.Offset, rp.LeaderEpoch = p.ID, p.Next, p.LeaderEpoch
-		rp.Metadata = w.sink.metadata(p.Owner, p.TopicID, w.id)
-		req.Topics[k].Partitions = append(req.Topics[k].Partitions, rp)
-	}
-	return req
-}
-
-// patiently repeats what the coordinator refuses because it is still ending
-// the transaction before.
-func (w *transactor) patiently(ctx context.Context, do func() error) error {
-	for {
-		err := do()
-		if !errors.Is(err, kerr.ConcurrentTransactions) || !pause(ctx) {
-			return err
-		}
-	}
+	return w.asMember(ctx, func(m flow.Member) error { return t.commit(ctx, m, b.Parts) })
 }
 
 // asMember does something under the membership by which this process owns the
@@ -289,7 +227,7 @@ func (w *transactor) commit(ctx context.Context, b *flow.Batch) error {
 // there is an error. Asking for a producer id ends the transaction, by the
 // outcome that was decided, or by an abort. Then the offsets are final.
 func (w *transactor) settle(ctx context.Context) (committed bool, err error) {
-	if err := w.sink.admin.fence(ctx, w.id); flow.ClassOf(err) == flow.ClassFatal {
+	if _, err := w.sink.admin.fence(ctx, w.id); flow.ClassOf(err) == flow.ClassFatal {
 		return false, err
 	} else if err != nil {
 		return false, flow.Transient(fmt.Errorf("kafka: finding out whether a transaction was committed: %w", err))
@@ -328,11 +266,9 @@ func (w *transactor) settle(ctx context.Context) (committed bool, err error) {
 
 // refused gives an error of the transaction a class and words.
 func (w *transactor) refused(doing string, err error) error {
-	for _, e := range []error{kerr.ProducerFenced, kerr.InvalidProducerEpoch, kerr.InvalidProducerIDMapping, kerr.InvalidTxnState} {
-		if errors.Is(err, e) {
-			w.drop()
-			return &flow.FencedError{Partitions: slices.Clone(w.ps), Err: fmt.Errorf("the transaction of %s was ended by somebody else: %w", w.id, err)}
-		}
+	if endedByOthers(err) {
+		w.drop()
+		return &flow.FencedError{Partitions: slices.Clone(w.ps), Err: fmt.Errorf("the transaction of %s was ended by somebody else: %w", w.id, err)}
 	}
 	return w.s.refused(doing, w.s.cfg.Topic, err, mayJoin(w.sink.group))
 }
