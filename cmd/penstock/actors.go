@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // actor is a part of the process. It returns when its context ends, or when it
@@ -49,15 +50,19 @@ func runActors(ctx context.Context, actors ...actor) error {
 	return nil
 }
 
+// signalRepeats is for how long more signals are the same wish: timeout(1) signals
+// its child, and then the child's group as well.
+const signalRepeats = time.Second
+
 // signals returns at the first SIGINT or SIGTERM, which ends the process in
-// order. A second one ends it at once.
+// order. One that comes after signalRepeats ends it at once.
 func signals(started func(os.Signal)) actor {
 	ch := make(chan os.Signal, 1)
 	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
 	return func(ctx context.Context) error {
 		select {
 		case s := <-ch:
-			signal.Reset(os.Interrupt, syscall.SIGTERM)
+			time.AfterFunc(signalRepeats, func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })
 			started(s)
 		case <-ctx.Done():
 			signal.Stop(ch)

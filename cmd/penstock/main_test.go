@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -170,6 +172,68 @@ func TestRunStopsOnSignal(t *testing.T) {
 			}
 			if s := stderr.String(); strings.Contains(s, "correct-horse") || !strings.Contains(s, `"msg":"stopped"`) {
 				t.Errorf("log:\n%s", s)
+			}
+		})
+	}
+}
+
+// A connection to the admin server that asks nothing holds the end of the
+// process up for adminStop, which is longer than signalRepeats.
+func TestRunTellsARepeatedSignalFromALaterOne(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		later bool // which kills
+	}{{"repeated at once, as timeout(1) does", false}, {"later", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, binary, "run", write(t, goodFlow), "--log-format", "json", "--set", "admin.address=127.0.0.1:0")
+			cmd.Env = []string{password, "DB=" + filepath.Join(t.TempDir(), "t.db")}
+			stderr, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan struct{})
+			var signalling sync.WaitGroup
+			for lines := bufio.NewScanner(stderr); lines.Scan(); {
+				var line struct{ Msg, Address string }
+				if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+					t.Errorf("not JSON: %s", lines.Bytes())
+				}
+				switch {
+				case line.Address != "":
+					conn, err := new(net.Dialer).DialContext(ctx, "tcp", strings.TrimSuffix(strings.TrimPrefix(line.Address, "http://"), "/metrics"))
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer conn.Close()
+					get(ctx, t, line.Address) // it was accepted after the one above
+					if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+						t.Fatal(err)
+					}
+				case strings.HasPrefix(line.Msg, "stopping"):
+					signalling.Go(func() {
+						for again := true; again; {
+							_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+							select {
+							case <-ended:
+								again = false
+							case <-time.After(50 * time.Millisecond):
+								again = tt.later
+							}
+						}
+					})
+				}
+			}
+			close(ended)
+			signalling.Wait()
+			_ = cmd.Wait() // its state says more
+			if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signaled() != tt.later {
+				t.Errorf("ended with %v", cmd.ProcessState)
 			}
 		})
 	}

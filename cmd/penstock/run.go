@@ -37,8 +37,8 @@ func newRun() *cobra.Command {
 		Use:   "run FILE",
 		Short: "Run a flow until it is told to stop",
 		Long: `Run runs the flow of a file. SIGTERM or SIGINT (Ctrl-C) stops it: what was read is
-written within shutdown.grace, and the exit code is 0. A second signal ends the process at
-once; nothing is lost or repeated by that.
+written within shutdown.grace, and the exit code is 0. Another signal, a second or more
+later, ends the process at once; nothing is lost or repeated by that.
 
 With --dry-run it shows the rows and the dead letters that the flow would make of the
 next records, from where the flow would read on. It writes nothing, creates nothing
@@ -119,7 +119,7 @@ func runFlow(ctx context.Context, stderr io.Writer, path string, flags *runFlags
 		actors = append(actors, func(ctx context.Context) error { return serve(ctx, admin, log) })
 	}
 	actors = append(actors, signals(func(s os.Signal) {
-		log.Info("stopping: writing what was read; a second signal ends the process at once",
+		log.Info("stopping: writing what was read; another signal, a second or more later, ends the process at once",
 			slog.String("signal", s.String()), slog.Duration("grace", file.Shutdown.Grace))
 	}))
 	log.Info("starting", slog.String("version", versionText()), slog.String("file", path))
