@@ -59,7 +59,7 @@ func (r *Retry) Validate() error {
 
 // Shutdown says what happens at the end.
 type Shutdown struct {
-	Grace time.Duration `yaml:"grace" default:"30s" doc:"How long a flow that is told to stop goes on to write what its lanes hold."`
+	Grace time.Duration `yaml:"grace" default:"20s" doc:"How long a flow that is told to stop goes on to write what its lanes hold. A batch that fails meanwhile is not tried again: its records are read again at the next start."`
 }
 
 // Admin is the admin server.

@@ -73,7 +73,7 @@ func Load(name string, data []byte, o Options) (*Flow, error) {
 	w.complete(f, spec)
 
 	secrets := slices.Concat(w.secrets, w.env.secrets)
-	f.Warnings = ov.warnings
+	f.Warnings = w.warnings
 	f.Warnings.frames(data, root, secrets)
 	if len(w.problems) > 0 {
 		w.problems.frames(data, root, secrets)

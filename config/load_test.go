@@ -255,6 +255,33 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+func TestNewTopicsThatNoRouteTakesAreWarnedOf(t *testing.T) {
+	text := strings.Replace(routed, "topics: [orders, orders.eu, users]", "pattern: ^(orders|users)", 1)
+	others := func(pattern string) string {
+		return "routes.others={pattern: \"" + pattern + "\", decode: {json: {columns: {id: int8}}}, sink: {table: others}}"
+	}
+	const want = `flow.yaml:3:34: source.log.pattern: a new topic that matches it and that no route takes stops the flow
+  3 |   log: {brokers: [a:1], pattern: ^(orders|users)}
+    |                                  ^
+    add a last route that takes every other topic, like others: {pattern: .*, ...}
+`
+	for last, want := range map[string]string{
+		"": want, "^ord": want, "^.$": want, ".*": "", "^.+$": "", "^(orders|users)": "", "^[a-zA-Z0-9._-]+$": "",
+	} {
+		o := testOptions(t)
+		if last != "" {
+			o.Set = []string{others(last)}
+		}
+		f, err := Load("flow.yaml", []byte(text), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, f.Warnings.Text()); diff != "" {
+			t.Errorf("last route %q: %s", last, diff)
+		}
+	}
+}
+
 const routed = `flow: shop
 source:
   log: {brokers: [a:1], topics: [orders, orders.eu, users]}

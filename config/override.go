@@ -1,7 +1,6 @@
 package config
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -10,10 +9,9 @@ import (
 
 // overrides puts values from flags and the environment into the tree.
 type overrides struct {
-	w        *walker
-	root     *node
-	spec     *connect.Type
-	warnings Problems
+	w    *walker
+	root *node
+	spec *connect.Type
 }
 
 // EnvPrefix begins the names of the environment variables that set fields.
@@ -63,7 +61,7 @@ func (o *overrides) environment(env map[string]string) {
 		}
 		parts := strings.Split(path, ".")
 		if role, other := o.otherChoice(parts); other != "" {
-			o.warn(at, "ignored: it is about %s %s, and the flow uses %s", role, parts[1], other)
+			o.w.warn(at, "", "", "ignored: it is about %s %s, and the flow uses %s", role, parts[1], other)
 			continue
 		}
 		o.set(o.root, o.spec, parts, "", value, at)
@@ -86,13 +84,9 @@ func (o *overrides) unknown(name string, at place, known map[string]string) {
 		if near := nearest(name, names); near != "" {
 			mean = "; did you mean " + strings.ToUpper(near) + "?"
 		}
-		o.warn(at, "ignored: it sets no field of a flow file%s", mean)
+		o.w.warn(at, "", "", "ignored: it sets no field of a flow file%s", mean)
 		return
 	}
-}
-
-func (o *overrides) warn(at place, format string, args ...any) {
-	o.warnings = append(o.warnings, &Problem{File: at.origin, Message: fmt.Sprintf(format, args...)})
 }
 
 // otherChoice says which connector the file has chosen where the path is about

@@ -185,6 +185,9 @@ func (w *walker) checkTopics(f *Flow) {
 		}
 		reads = matches.MatchString
 	}
+	if pattern != "" {
+		w.warnOfNewTopics(f, join(sourcePath, "pattern"), pattern)
+	}
 	reached := make([]bool, len(f.Routes))
 	for i, topic := range topics {
 		k := slices.IndexFunc(f.Routes, func(r Route) bool { return r.match()(topic) })
@@ -216,4 +219,23 @@ func (w *walker) checkTopics(f *Flow) {
 			w.report(w.placeOf(path), path, "", "no topic takes route %s: the source reads none that matches it and no route before it", r.Name)
 		}
 	}
+}
+
+// topicNames are the names by which a route that takes every topic is told from
+// one that takes some: each character that a topic's name may have, and all of them.
+var topicNames = append(strings.Split(topicCharacters, ""), topicCharacters)
+
+const topicCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
+// warnOfNewTopics warns where the routes may not take all topics that the
+// source's pattern, which is at the path, matches now or later.
+func (w *walker) warnOfNewTopics(f *Flow, path, pattern string) {
+	taken := func(topic string) bool {
+		return slices.ContainsFunc(f.Routes, func(r Route) bool { return r.Pattern == pattern || r.match()(topic) })
+	}
+	if !slices.ContainsFunc(topicNames, func(t string) bool { return !taken(t) }) {
+		return
+	}
+	w.warn(w.placeOf(path), path, "add a last route that takes every other topic, like others: {pattern: .*, ...}",
+		"%s: a new topic that matches it and that no route takes stops the flow", path)
 }

@@ -18,6 +18,8 @@ type walker struct {
 	registry *connect.Registry
 	env      *interpolator
 	problems Problems
+	// warnings are findings that do not stop the flow.
+	warnings Problems
 	// more counts the findings beyond maxProblems.
 	more int
 	// spare stands for a finding that is not kept.
@@ -44,11 +46,19 @@ func (w *walker) report(at place, path, hint, format string, args ...any) {
 		w.spare = Problem{}
 		return
 	}
+	w.problems = append(w.problems, w.problem(at, path, hint, format, args...))
+}
+
+func (w *walker) warn(at place, path, hint, format string, args ...any) {
+	w.warnings = append(w.warnings, w.problem(at, path, hint, format, args...))
+}
+
+func (w *walker) problem(at place, path, hint, format string, args ...any) *Problem {
 	p := &Problem{File: w.file, Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...), Hint: hint}
 	if at.origin != "" {
 		p.File, p.Line, p.Column = at.origin, 0, 0
 	}
-	w.problems = append(w.problems, p)
+	return p
 }
 
 // last is what was reported last.

@@ -82,7 +82,7 @@ func load(path string, set []string, log *slog.Logger) (*config.Flow, error) {
 		return nil, usage(err)
 	}
 	for _, w := range f.Warnings {
-		log.Warn("a setting has no effect", slog.String("setting", w.Error()))
+		log.Warn("the flow file has a warning", slog.String("warning", w.Error()))
 	}
 	return f, nil
 }
