@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net"
+	"runtime"
 	"strconv"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
+	databases := newDatabases(t)
 	for mode, features := range map[string]flowtest.SinkFeatures{
 		// A violation in the merge of a staging table has no line.
 		postgres.ModeAppend: {LocatesBadRows: true},
@@ -28,10 +30,44 @@ func TestConformance(t *testing.T) {
 			t.Parallel()
 			flowtest.RunSink(t, flowtest.SinkHarness{
 				Features: features,
-				New:      func(t testing.TB) *flowtest.Target { return newTarget(t, mode) },
+				New:      func(t testing.TB) *flowtest.Target { return newTarget(t, databases.take(t), mode) },
 			})
 		})
 	}
+}
+
+// databases are used by one case after the other: to create and drop one takes longer
+// than most cases.
+type databases chan string
+
+func newDatabases(t testing.TB) databases {
+	t.Helper()
+	n := min(runtime.GOMAXPROCS(0), 8) // that many cases run at a time, by default
+	d := make(databases, n)
+	for range n {
+		d <- testservice.Postgres(t)
+	}
+	return d
+}
+
+// take returns an empty database, which is the test's until it ends.
+func (d databases) take(t testing.TB) string {
+	t.Helper()
+	url := <-d
+	t.Cleanup(func() {
+		defer func() { d <- url }()
+		conn, err := pgx.Connect(context.Background(), url)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close(context.Background())
+		if _, err := conn.Exec(context.Background(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+			DROP SCHEMA public CASCADE; CREATE SCHEMA public`); err != nil {
+			t.Error(err)
+		}
+	})
+	return url
 }
 
 // target is a database behind a proxy that can take the database away.
@@ -41,14 +77,14 @@ type target struct {
 	cfg   postgres.SinkConfig
 }
 
-func newTarget(t testing.TB, mode string) *flowtest.Target {
+func newTarget(t testing.TB, url, mode string) *flowtest.Target {
 	t.Helper()
 	// Defaults are taken in the order of insertion.
 	ddl := "CREATE TABLE item (key text, seq int8 NOT NULL, payload text CHECK (payload <> 'poison'), n int8 GENERATED ALWAYS AS IDENTITY)"
 	if mode != postgres.ModeAppend {
 		ddl += "; ALTER TABLE item ADD PRIMARY KEY (key)"
 	}
-	d := &target{url: testservice.Postgres(t)}
+	d := &target{url: url}
 	conn := d.connect(t)
 	defer conn.Close(context.Background())
 	if _, err := conn.Exec(t.Context(), ddl); err != nil {

@@ -254,7 +254,7 @@ func TestALockedTableIsWaitedFor(t *testing.T) {
 		words      []string
 	}{
 		{ModeAppend, "ALTER TABLE t ALTER device_id SET DEFAULT 'x'", []string{"copy into public.t", "a lock (RowExclusiveLock) on table public.t"}},
-		{ModeUpsert, "DELETE FROM t WHERE seq = 1", []string{"upsert into public.t", "a row that another transaction has written"}},
+		{ModeUpsert, "DELETE FROM t WHERE seq = 1", []string{"into public.t", "a row that another transaction has written"}},
 	} {
 		table := tableWithKey
 		if c.mode == ModeAppend {
