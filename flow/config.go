@@ -55,7 +55,8 @@ type Config struct {
 	Retry Retry
 
 	// ShutdownGrace bounds how long Run goes on after its context has ended to
-	// write what the lanes hold; default 30 s.
+	// write what the lanes hold; default 20 s. A batch that fails meanwhile is not
+	// tried again.
 	ShutdownGrace time.Duration
 
 	// WaitOnLostPosition makes a flow whose position is not in the log any more
@@ -114,7 +115,7 @@ func (c *Config) setDefaults() {
 	def(&c.Retry.Initial, 100*time.Millisecond)
 	def(&c.Retry.Max, 30*time.Second)
 	def(&c.Retry.UnknownAttempts, 10)
-	def(&c.ShutdownGrace, 30*time.Second)
+	def(&c.ShutdownGrace, 20*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

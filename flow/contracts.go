@@ -55,7 +55,8 @@ type Source interface {
 	// delivered. Partitions may be assigned or revoked at any time, but nothing
 	// of a partition is delivered from the beginning of its Revoked, or of its
 	// Assigned to that one's end, and nothing that was read before that.
-	// An error that is not transient ends the flow.
+	// After a transient error it also returns nil once that is over, even if there is
+	// nothing to deliver. An error that is not transient ends the flow.
 	Read(ctx context.Context) error
 
 	// Close leaves (a group is left at once, not by timeout) and frees

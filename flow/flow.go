@@ -378,8 +378,6 @@ type retryState struct {
 	// said is when it was last logged: not every attempt is news.
 	said time.Time
 	text string
-	// over: the wait is over and the next attempt under way.
-	over bool
 }
 
 // sayAgain is how often the same failure is logged.
@@ -389,9 +387,9 @@ const sayAgain = 10 * time.Second
 // with nil of the reader or the start.
 func (f *Flow) retrying(l *lane, attempt int, wait time.Duration, err error) {
 	f.retried.Add(1)
-	n := -1
+	n, log := -1, f.log
 	if l != nil {
-		n = l.n
+		n, log = l.n, f.log.With(slog.Int("lane", l.n))
 	}
 	now, text := time.Now(), err.Error()
 	f.mu.Lock()
@@ -400,7 +398,7 @@ func (f *Flow) retrying(l *lane, attempt int, wait time.Duration, err error) {
 		r = &retryState{since: now}
 		f.retries[l] = r
 	}
-	r.err, r.over = err, false
+	r.err = err
 	r.attempts++
 	say := r.text != text || now.Sub(r.said) >= sayAgain
 	if say {
@@ -408,19 +406,10 @@ func (f *Flow) retrying(l *lane, attempt int, wait time.Duration, err error) {
 	}
 	f.mu.Unlock()
 	if say {
-		f.log.Warn("will try again", slog.Int("lane", n), slog.Int("attempt", attempt), slog.Duration("wait", wait.Round(time.Millisecond)), slog.Any("error", err))
+		log.Warn("will try again", slog.Int("attempt", attempt), slog.Duration("wait", wait.Round(time.Millisecond)), slog.Any("error", err))
 	}
 	if f.cfg.Observer != nil {
 		f.cfg.Observer.Retrying(n, attempt, wait, err)
-	}
-}
-
-// waited shows that another attempt is under way.
-func (f *Flow) waited(l *lane) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if r := f.retries[l]; r != nil {
-		r.over = true
 	}
 }
 
@@ -509,7 +498,7 @@ func (f *Flow) Status() Status {
 	defer f.mu.Unlock()
 	s.State = f.state
 	for _, r := range f.retries {
-		if s.State == StateRunning && !r.over {
+		if s.State == StateRunning {
 			s.State, s.Err = StateRetrying, r.err
 		}
 	}

@@ -147,8 +147,7 @@ func (f intake) takeOver(ctx context.Context, l *lane, infos []PartitionInfo, in
 		}
 		p.expect, p.cut, p.committed, p.epoch = pos.Offset, pos.Offset, pos.Offset, pos.LeaderEpoch
 		p.told = info.Committed // the start itself is told, or a restart would resolve "latest" again
-		// A Pause of the partition's last life may still be under way: the reader resumes it.
-		p.paused = true
+		p.unsettled = true
 		out[i] = pos
 		f.mu.Lock()
 		old := f.parts[info.Partition]

@@ -44,7 +44,9 @@ type partition struct {
 	fenced   Checkpoint
 	fencedAt time.Time
 	claims   int
-	paused   bool
+	// paused is as the source was last told; unsettled says that it was not told
+	// since the assignment, and that a Pause of the partition's last life may be under way.
+	paused, unsettled bool
 	// newest is the timestamp of the last durable record.
 	newest int64
 }
@@ -243,6 +245,13 @@ func (l *lane) prepare(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// stops says that the flow stops, and what is not written now will be read again.
+func (l *lane) stops() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.draining
 }
 
 func (l *lane) drained() bool {

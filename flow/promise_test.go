@@ -348,3 +348,60 @@ func TestAnIdleFlowNoticesThatItsTargetIsAway(t *testing.T) {
 	table.Mend()
 	waitFor(t, func() bool { return p.flow.Status().State == flow.StateRunning })
 }
+
+// Partitions that are assigned while their lane is full are paused like the others.
+func TestTheBufferIsBoundedAfterARebalance(t *testing.T) {
+	const buffer = 64 << 10
+	log, table := flowtest.NewLog(), flowtest.NewTable(flowtest.TableOptions{})
+	log.Create("t", 4)
+	for i := range 4000 {
+		log.Append("t", int32(i%4), flow.Record{Value: make([]byte, 1000)})
+	}
+	stuck := make(chan struct{})
+	table.Intercept(func(a flowtest.Attempt) flowtest.Fault {
+		if a.Lane == 0 {
+			return flowtest.Fault{Wait: stuck, Yields: true}
+		}
+		return flowtest.Fault{}
+	})
+	opts := flowtest.LogOptions{Topics: []string{"t"}, Group: "g", MaxRecords: 5}
+	other := log.Source(opts)
+	pb := start(t, flow.Config{Sink: table.Sink(), Lanes: 1, ShutdownGrace: time.Millisecond}, other) // stuck as well
+	waitFor(t, func() bool { return len(pb.flow.Status().Partitions) == 4 })
+	pa := start(t, flow.Config{Sink: table.Sink(), Lanes: 2, Buffer: buffer, Batch: flow.BatchLimits{Records: 20}}, log.Source(opts))
+	waitFor(t, func() bool { return len(pa.flow.Status().Partitions) == 2 })
+	waitFor(t, func() bool {
+		return slices.ContainsFunc(pa.flow.Status().Partitions, func(p flow.PartitionStatus) bool { return p.Lane == 0 && p.Paused })
+	})
+	if err := pb.stop(t); err != nil {
+		t.Fatal(err)
+	}
+	// The lane that is not stuck goes on to the end of its partitions.
+	waitFor(t, func() bool {
+		s, done := pa.flow.Status(), 0
+		for _, p := range s.Partitions {
+			if p.Lane == 1 && p.Next == p.End {
+				done++
+			}
+		}
+		if s.Buffered > 2*buffer {
+			t.Fatalf("%d bytes are held, and the buffer is %d", s.Buffered, buffer)
+		}
+		return len(s.Partitions) == 4 && done == 2
+	})
+	close(stuck)
+	awaitDurable(t, table, 4000)
+}
+
+// A flow that is told to stop while its target fails does not wait for it.
+func TestAFlowStopsWhileItsTargetFails(t *testing.T) {
+	log, table := logOf(10, 1), flowtest.NewTable(flowtest.TableOptions{})
+	p := start(t, flow.Config{Sink: table.Sink(), ShutdownGrace: time.Hour}, log.Source(flowtest.LogOptions{Topics: []string{"t"}, Group: "g"}))
+	awaitDurable(t, table, 10)
+	table.Break()
+	log.Append("t", 0, flow.Record{})
+	waitFor(t, func() bool { return p.flow.Status().State == flow.StateRetrying })
+	if err := p.stop(t); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -66,8 +66,6 @@ func (f *Flow) readLoop(ctx context.Context) {
 		case <-time.After(wait):
 		case <-ctx.Done():
 		}
-		// The next Read may wait for long because there is nothing to read.
-		f.waited(nil)
 	}
 }
 
@@ -141,13 +139,14 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 				// A partition that is gone but not revoked yet stays paused.
 				gone := p.gone || !p.fencedAt.IsZero()
 				switch {
-				case !p.paused && (over || gone):
+				case (!p.paused || p.unsettled) && (over || gone):
 					p.paused = true
 					pause = append(pause, p.Partition)
-				case p.paused && low && !gone:
+				case p.unsettled, p.paused && low && !gone:
 					p.paused = false
 					resume = append(resume, p.Partition)
 				}
+				p.unsettled = false
 				paused = paused || p.paused && !gone
 			}
 			l.mu.Unlock()

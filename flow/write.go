@@ -52,8 +52,8 @@ func (l *lane) write(ctx context.Context) {
 		var lost *FencedError
 		switch {
 		case err == nil:
-		case ctx.Err() != nil:
-			// The flow is stopping: the batch stays unwritten, and its records will be read again.
+		case ctx.Err() != nil, errors.Is(err, errStopping):
+			// The batch stays unwritten, and its records will be read again.
 			failed = true
 		case errors.As(err, &lost):
 			l.f.fenced(l, b, lost)
@@ -67,6 +67,10 @@ func (l *lane) write(ctx context.Context) {
 		l.finish(b)
 	}
 }
+
+// errStopping ends the attempts at a batch that fails while the flow stops: to
+// wait for the target then would only delay the others of the group.
+var errStopping = errors.New("the flow stops")
 
 // errLost ends the attempts at a batch of which a part belongs to somebody else by now.
 var errLost = errors.New("a partition of the batch was lost")
@@ -146,6 +150,10 @@ func (l *lane) writeBatch(ctx context.Context, b *laneBatch) error {
 			}
 		}
 		attempt++
+		if l.stops() {
+			l.f.log.Warn("the flow stops and a batch cannot be written now: its records will be read again", slog.Any("error", l.describe(b, err)))
+			return errStopping
+		}
 		wait := l.f.cfg.Retry.wait(attempt, err)
 		l.f.retrying(l, attempt, wait, l.describe(b, err))
 		select {

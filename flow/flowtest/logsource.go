@@ -38,6 +38,8 @@ type LogSource struct {
 	// gate keeps Deliver apart from Assigned and Revoked; held, not locked, so
 	// that a Read that waits for it can end with its context.
 	gate chan struct{}
+	// troubled says that the last Read returned an error. Used by Read alone.
+	troubled bool
 	in   flow.Intake // set by Subscribe, before the session starts
 
 	life   sync.Mutex // guards the two below
@@ -195,7 +197,9 @@ func (s *LogSource) Read(ctx context.Context) error {
 			s.in.Deliver(*f)
 		}
 		<-s.gate
-		if len(fetches) > 0 || err != nil {
+		over := s.troubled && err == nil
+		s.troubled = err != nil
+		if len(fetches) > 0 || err != nil || over {
 			return err
 		}
 		select {
