@@ -92,6 +92,8 @@ type routeConfig struct {
 	Table string   `yaml:"table" required:"true" doc:"Table."`
 	Mode  string   `yaml:"mode" default:"append" enum:"append,ignore,upsert" doc:"Mode."`
 	Key   []string `yaml:"key" doc:"Key."`
+
+	CreateTable bool `yaml:"create_table" doc:"Create."`
 }
 
 func (c *tableConfig) Validate() error {
@@ -142,7 +144,7 @@ func testRegistry(tb testing.TB) *connect.Registry {
 					if col.Name == "refused" {
 						return nil, connect.Errorf("columns.refused.type", "not with this decoder")
 					}
-					m.fields = append(m.fields, flow.Field{Name: col.Name, Type: col.Type})
+					m.fields = append(m.fields, flow.Field{Name: col.Name, Type: col.Type, Required: col.Required})
 				}
 				return m, nil
 			},
@@ -554,13 +556,13 @@ func TestSchemaAndReferenceNameEveryField(t *testing.T) {
 	}
 	i := slices.IndexFunc(rules.AllOf, func(r rule) bool { return r.Then.Then.Properties != nil })
 	routed, plain := rules.AllOf[i].Then.Then.Properties, rules.AllOf[i].Then.Else.Properties
-	if diff := cmp.Diff(section(map[string]any{"properties": map[string]any{"table": false, "mode": false, "key": false}}), routed["sink"]); diff != "" || routed["routes"] == nil {
+	if diff := cmp.Diff(section(map[string]any{"properties": map[string]any{"table": false, "mode": false, "key": false, "create_table": false}}), routed["sink"]); diff != "" || routed["routes"] == nil {
 		t.Errorf("with routes: %s", diff)
 	}
 	if diff := cmp.Diff(section(map[string]any{"required": []any{"table"}}), plain["sink"]); diff != "" {
 		t.Errorf("without: %s", diff)
 	}
-	const own = "`table`, `mode`, `key` are fields of each route's sink section"
+	const own = "`table`, `mode`, `key`, `create_table` are fields of each route's sink section"
 	if !strings.Contains(page, own) {
 		t.Errorf("the page lacks %q", own)
 	}

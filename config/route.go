@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/flow"
 )
 
 // Route is what some topics of a flow go through.
@@ -121,6 +122,7 @@ func (w *walker) completeRoutes(f *Flow, with connect.Context) {
 	}
 	w.routeNames = nil
 	var configs []any
+	created := map[string]creation{}
 	for i := range f.Routes {
 		r := &f.Routes[i]
 		path := join(routesPath, r.Name)
@@ -136,6 +138,7 @@ func (w *walker) completeRoutes(f *Flow, with connect.Context) {
 		at := join(path, string(connect.RoleSink))
 		sink.Route.Defaults(reflect.ValueOf(r.Sink.Config).Elem())
 		w.fieldErrors(sink.CompleteRoute(r.Sink.Config, with), at)
+		w.checkCreated(sink, r, with.Fields, created)
 		w.routeNames, configs = append(w.routeNames, r.Name), append(configs, r.Sink.Config)
 	}
 	w.checkTopics(f)
@@ -146,6 +149,47 @@ func (w *walker) completeRoutes(f *Flow, with connect.Context) {
 		w.fieldErrors(err, routesPath)
 	}
 	w.finish(f.Sink, string(connect.RoleSink), with)
+}
+
+// creation is a table that a flow creates: from the columns of the first of its routes
+// that does.
+type creation struct {
+	route  string
+	fields []flow.Field
+}
+
+// checkCreated compares the columns of a route with those of the table that an
+// earlier one creates: the fields are called table and create_table.
+func (w *walker) checkCreated(sink *connect.Connector, r *Route, fields []flow.Field, created map[string]creation) {
+	v := reflect.ValueOf(r.Sink.Config).Elem()
+	table := fieldNamed[string](sink.Route.Type, v, "table")
+	if table == "" || fields == nil || !fieldNamed[bool](sink.Route.Type, v, "create_table") {
+		return
+	}
+	first, ok := created[table]
+	if !ok {
+		created[table] = creation{r.Name, fields}
+		return
+	}
+	columns := join(join(join(join(routesPath, r.Name), string(connect.RoleDecode)), r.Decode.Connector.Name), "columns")
+	refuse := func(column, format string, args ...any) {
+		path := join(columns, column)
+		w.report(w.placeOf(path), path, "give both routes the same columns, or another table", "%s: "+format, append([]any{path}, args...)...)
+	}
+	for _, f := range fields {
+		i := slices.IndexFunc(first.fields, func(o flow.Field) bool { return o.Name == f.Name })
+		switch {
+		case i < 0:
+			refuse(f.Name, "route %s creates table %s without this column", first.route, table)
+		case first.fields[i].Type != f.Type:
+			refuse(f.Name, "route %s creates table %s with this column as %s", first.route, table, first.fields[i].Type)
+		}
+	}
+	for _, o := range first.fields {
+		if o.Required && !slices.ContainsFunc(fields, func(f flow.Field) bool { return f.Name == o.Name }) {
+			refuse(o.Name, "there is no such column, and route %s creates table %s with it as required", first.route, table)
+		}
+	}
 }
 
 // atRoute is where a sink's finding about routes.1 is in the file.
