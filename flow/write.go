@@ -306,6 +306,12 @@ func (l *lane) claimBack(ctx context.Context) {
 			l.mu.Unlock()
 			continue
 		}
+		l.mu.Lock()
+		gone := p.gone // while the checkpoint was read
+		l.mu.Unlock()
+		if gone {
+			continue
+		}
 		stored, err := l.f.checkpoints.Claim(ctx, l.n, names)
 		if err != nil || stored[0].Offset < 0 {
 			return
