@@ -26,9 +26,9 @@ type logFlags struct{ format, level string }
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "penstock",
-		Short: "Records from a log into a database: exactly once, in order, at the speed of COPY",
+		Short: "Records from a log into a database or another topic: exactly once, in order, at the speed of COPY",
 		Long: `Penstock moves records from a log (Kafka) to where they are needed (PostgreSQL,
-SQLite), and loses, repeats or reorders none of them.
+SQLite, another Kafka topic), and loses, repeats or reorders none of them.
 
 Try it:          penstock demo
 Write a flow:    penstock explain kafka postgres json
