@@ -150,31 +150,38 @@ func defaultText(f *connect.Field, quote string) string {
 // cell escapes what would end a cell of a Markdown table.
 func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
 
-// Explain describes the connectors of that name, or the section of a flow file,
-// for a terminal. It returns "" where there is none.
+// Explain describes the connectors of that name, the section of a flow file, or
+// the field (batch.records, kafka.sasl, sink.kafka.delivery), for a terminal. It
+// returns "" where there is none.
 func Explain(r *connect.Registry, name string) (string, error) {
 	spec, err := Spec()
 	if err != nil {
 		return "", err
 	}
 	var b strings.Builder
+	section, _, _ := strings.Cut(name, ".")
+	f := spec.Field(section)
+	if f != nil && f.Type.Kind == connect.KindChoice && name == f.Name {
+		fmt.Fprintf(&b, "%s\n%s\n\n", f.Name, f.Doc)
+	}
 	for _, role := range connect.Roles() {
-		if c := r.Find(role, name); c != nil {
-			explain(&b, fmt.Sprintf("%s: %s\n%s", role, c.Name, c.Doc), c.Spec.Type)
-			explainRoutes(&b, c)
+		for _, c := range r.Connectors(role) {
+			short := strings.TrimPrefix(name, string(role)+".")
+			if short == string(role) {
+				short = c.Name
+			}
+			owner, field, dotted := strings.Cut(short, ".")
+			if owner != c.Name {
+				continue
+			}
+			explain(&b, fmt.Sprintf("%s: %s\n%s", role, c.Name, c.Doc), c.Spec.Type, field)
+			if !dotted {
+				explainRoutes(&b, c)
+			}
 		}
 	}
-	f := spec.Field(name)
-	switch {
-	case f == nil:
-	case f.Type.Kind == connect.KindChoice:
-		fmt.Fprintf(&b, "%s\n%s\n\n", f.Name, f.Doc)
-		for _, c := range r.Connectors(f.Type.Role) {
-			explain(&b, fmt.Sprintf("%s: %s\n%s", f.Name, c.Name, c.Doc), c.Spec.Type)
-			explainRoutes(&b, c)
-		}
-	default:
-		explain(&b, f.Name+"\n"+f.Doc, &connect.Type{Fields: []*connect.Field{f}})
+	if f != nil && f.Type.Kind != connect.KindChoice {
+		explain(&b, f.Name+"\n"+f.Doc, &connect.Type{Fields: []*connect.Field{f}}, name)
 	}
 	return strings.TrimRight(b.String(), "\n"), nil
 }
@@ -188,21 +195,25 @@ func Suggest(r *connect.Registry, name string) (string, error) {
 	}
 	names := spec.FieldNames()
 	var owners []string
-	look := func(owner string, t *connect.Type) {
+	look := func(owner string, t *connect.Type, prefixes ...string) {
 		eachField(t, "", func(path string, _ *connect.Field) {
 			if path == name || strings.HasSuffix(path, "."+name) {
 				owners = append(owners, owner)
+			}
+			for _, p := range prefixes {
+				names = append(names, p+"."+path)
 			}
 		})
 	}
 	for _, role := range connect.Roles() {
 		for _, c := range r.Connectors(role) {
-			names = append(names, c.Name)
-			look(c.Name, c.Spec.Type)
+			full := join(string(role), c.Name)
+			names = append(names, c.Name, full)
+			look(c.Name, c.Spec.Type, c.Name, full)
 		}
 	}
 	for _, f := range spec.Fields {
-		look(f.Name, f.Type)
+		look(f.Name, f.Type, f.Name)
 	}
 	if len(owners) > 0 {
 		slices.Sort(owners)
@@ -214,21 +225,40 @@ func Suggest(r *connect.Registry, name string) (string, error) {
 	return "", nil
 }
 
-func explain(b *strings.Builder, title string, t *connect.Type) {
-	b.WriteString(title + "\n\n")
+// explain writes the field of t and those in it; all of them where it is empty, and
+// nothing where there is no such field.
+func explain(b *strings.Builder, title string, t *connect.Type, field string) {
+	var fields strings.Builder
 	eachField(t, "", func(path string, f *connect.Field) {
+		if !within(path, field) {
+			return
+		}
 		meta := typeText(f)
 		if d := defaultText(f, ""); f.Required {
 			meta += "; required"
 		} else if d != "" {
 			meta += "; default " + d
 		}
-		fmt.Fprintf(b, "  %s\n      %s\n", path, meta)
+		fmt.Fprintf(&fields, "  %s\n      %s\n", path, meta)
 		for _, l := range wrap(f.Doc, 72) {
-			fmt.Fprintf(b, "      %s\n", l)
+			fmt.Fprintf(&fields, "      %s\n", l)
 		}
 	})
-	b.WriteString("\n")
+	if field == "" || fields.Len() > 0 {
+		fmt.Fprintf(b, "%s\n\n%s\n", title, fields.String())
+	}
+}
+
+// within says that the path, as eachField gives it, is the field or in it, which is
+// everything where it is empty. Names of the user's own are all alike.
+func within(path, field string) bool {
+	names := strings.Split(path, ".")
+	for i, n := range strings.FieldsFunc(field, func(r rune) bool { return r == '.' }) {
+		if i >= len(names) || names[i] != "NAME" && strings.TrimSuffix(names[i], "[]") != n {
+			return false
+		}
+	}
+	return true
 }
 
 func explainRoutes(b *strings.Builder, c *connect.Connector) {

@@ -99,11 +99,14 @@ func TestExitCodes(t *testing.T) {
 		code int
 		want string
 	}{
-		{"help", []string{"--help"}, 0, "penstock demo"},
+		{"help", []string{"--help"}, 0, "(PostgreSQL,\nSQLite, another Kafka topic)"},
 		{"no arguments", nil, 0, "Usage"},
 		{"version", []string{"version"}, 0, "penstock "},
 		{"list", []string{"list"}, 0, "postgres"},
 		{"explain", []string{"explain", "kafka", "batch"}, 0, "session_timeout"},
+		{"explain field of a section", []string{"explain", "batch.records"}, 0, "batch.records\n"},
+		{"explain field of a connector", []string{"explain", "sink.kafka.tls"}, 0, "tls.ca_file\n"},
+		{"explain misspelt field", []string{"explain", "kafka.sals"}, 2, `did you mean "kafka.sasl"?`},
 		{"explain misspelt", []string{"explain", "kafak"}, 2, `did you mean "kafka"?`},
 		{"explain field", []string{"explain", "columns"}, 2, "it is a field: see penstock explain json"},
 		{"explain unknown", []string{"explain", "zzzzzzzz"}, 2, "penstock list names the connectors"},

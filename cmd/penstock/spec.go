@@ -81,7 +81,7 @@ func newList() *cobra.Command {
 func newExplain() *cobra.Command {
 	return &cobra.Command{
 		Use:   "explain NAME...",
-		Short: "Describe the fields of a connector (kafka) or of a section of a flow file (batch)",
+		Short: "Describe a connector (kafka, sink.kafka), a section of a flow file (batch), or a field of one (kafka.sasl)",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := all.Registry()
@@ -101,7 +101,7 @@ func newExplain() *cobra.Command {
 					if hint == "" {
 						hint = "penstock list names the connectors"
 					}
-					return usage(fmt.Errorf("there is no connector and no section %q; %s", name, hint))
+					return usage(fmt.Errorf("there is no connector, section or field %q; %s", name, hint))
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), text+"\n")
 			}
