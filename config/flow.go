@@ -26,7 +26,7 @@ type Flow struct {
 	Buffer       connect.Bytes `yaml:"buffer" default:"32MiB" doc:"Bytes of records held in memory outside the source's own buffers, all lanes together. At least 64KiB."`
 	Retry        Retry         `yaml:"retry" doc:"How failed writes are tried again: waits grow exponentially, with full jitter."`
 	Shutdown     Shutdown      `yaml:"shutdown" doc:"What happens at the end."`
-	PositionLost string        `yaml:"position_lost" default:"stop" enum:"stop,wait" doc:"What to do when the log no longer holds the next record to read (retention removed it, the topic was made anew): stop the flow, or wait and repeat what is wrong. It is never skipped over."`
+	PositionLost string        `yaml:"position_lost" default:"stop" enum:"stop,wait" doc:"What to do when the log no longer holds the next record to read (retention removed it, the topic was made anew): stop the flow, or wait: the flow says once what is wrong and keeps it on /readyz, and its other partitions go on. It is never skipped over."`
 	Admin        Admin         `yaml:"admin" doc:"Metrics and health over HTTP."`
 
 	// Warnings are findings that do not stop the flow.
@@ -35,18 +35,18 @@ type Flow struct {
 
 // Batch bounds a batch.
 type Batch struct {
-	Records  int           `yaml:"records" default:"20000" doc:"Most records in a batch."`
+	Records  int           `yaml:"records" default:"20000" doc:"Most records in a batch. With adaptive it is where that begins: from the smaller of it and 500 up to 10 times it."`
 	Bytes    connect.Bytes `yaml:"bytes" default:"16MiB" doc:"Most bytes in a batch: keys, values, headers and overhead."`
 	Wait     time.Duration `yaml:"wait" default:"5ms" doc:"How long the first record of a batch waits for more while the writer is idle; up to 20 times as long while the flow lags."`
-	Timeout  time.Duration `yaml:"timeout" default:"30s" doc:"Longest time for one attempt to write a batch."`
-	Adaptive bool          `yaml:"adaptive" doc:"Let records, wait and what a source fetches at a time follow what is measured (cost of a write, lag, fetch rate), instead of keeping them fixed: from 500 to 10 times as many records in a batch, and at most wait."`
+	Timeout  time.Duration `yaml:"timeout" default:"30s" doc:"Longest time for one attempt to write a batch. A transactional sink may bound it further: with the Kafka sink an attempt must end within its transaction_timeout."`
+	Adaptive bool          `yaml:"adaptive" doc:"Let records, wait and what a source fetches at a time follow what is measured (cost of a write, lag, fetch rate), instead of keeping them fixed: up to 10 times as many records in a batch, and at most wait."`
 }
 
 // Retry bounds the waits between attempts.
 type Retry struct {
 	Initial         time.Duration `yaml:"initial" default:"100ms" doc:"Upper bound of the first wait."`
-	Max             time.Duration `yaml:"max" default:"30s" doc:"Upper bound of any wait."`
-	UnknownAttempts int           `yaml:"unknown_attempts" default:"10" doc:"How often an error of unknown kind is retried before the flow stops. Errors known to pass (the database is away) are retried without end."`
+	Max             time.Duration `yaml:"max" default:"30s" doc:"Upper bound of any wait; and 1 s while the target cannot be reached at all."`
+	UnknownAttempts int           `yaml:"unknown_attempts" default:"10" doc:"How often an error of unknown kind is retried before the flow stops: 10 retries are 11 attempts in all. Errors known to pass (the database is away) are retried without end."`
 }
 
 // Validate refuses waits that shrink.
