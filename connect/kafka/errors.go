@@ -87,8 +87,10 @@ func (c *Connection) diagnose(doing string, err error, needs []right) (hint stri
 		return "check that the brokers run and that brokers, and the addresses they advertise, can be reached from here", flow.ClassTransient
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return "no answer in time: check that the brokers run and can be reached from here", flow.ClassTransient
-	case errors.Is(err, context.Canceled), errors.As(err, &op), kerr.IsRetriable(err):
+	case errors.Is(err, context.Canceled), kerr.IsRetriable(err):
 		return "", flow.ClassTransient
+	case errors.As(err, &op), kgo.IsRetryableBrokerErr(err):
+		return "the connection was lost: check that the brokers run and can be reached from here", flow.ClassTransient
 	}
 	return "", flow.ClassUnknown
 }
