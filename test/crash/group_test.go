@@ -29,6 +29,8 @@ func TestPartitionsAdded(t *testing.T) {
 	control.WantProgress(200, time.Minute, naive)
 	for _, n := range []int{rig.Partitions + 4, rig.Partitions + 8} {
 		stop()
+		// The control learns of the partitions when they hold records.
+		naive.Signal(syscall.SIGSTOP)
 		if _, err := r.Topic.Admin.UpdatePartitions(t.Context(), n, r.Topic.Name); err != nil {
 			t.Fatal(err)
 		}
@@ -38,6 +40,7 @@ func TestPartitionsAdded(t *testing.T) {
 			t.Fatalf("%d of %d partitions have a position:\n%s", checkpoints(r), n, ps[0].Log.Tail())
 		}
 		r.WantProgress(500, time.Minute, ps...)
+		naive.Signal(syscall.SIGCONT)
 	}
 	stop()
 	r.Finish(ps...)
