@@ -59,7 +59,7 @@ func NewSink(cfg SinkConfig) (flow.Sink, error) {
 	if cfg.Delivery == deliverAtLeastOnce {
 		return s, nil
 	}
-	return &TransactionalSink{Sink: s}, nil
+	return &TransactionalSink{Sink: s, claiming: make(chan struct{}, 1)}, nil
 }
 
 // StoresDeadLetters says whether there is a topic for them.

@@ -27,7 +27,8 @@ import (
 // partition ends the work of its lane alone. Three things keep a lane from
 // writing what it does not own:
 //
-//   - Within the process the sink remembers what Claim gave to whom.
+//   - Within the process the sink remembers what Claim gave to whom, and asks
+//     before a transaction, and again when its offsets are in.
 //   - Offsets are committed under the group's generation (KIP-447): once a
 //     partition was given to another member, the commit of the former owner is
 //     refused, and its transaction aborted.
@@ -41,6 +42,8 @@ type TransactionalSink struct {
 	group          string
 	process        string // begins the transactional ids of this process
 	source, target string // fingerprints
+
+	claiming chan struct{} // holds one token: whoever has put it in claims
 
 	held struct {
 		sync.Mutex

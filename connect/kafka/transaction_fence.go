@@ -97,7 +97,7 @@ func (c *cluster) fencePredecessors(ctx context.Context, group string, ps []flow
 		}
 		done[id] = true
 		log.Warn("ending the open transaction of a predecessor", slog.String("partition", p.String()), slog.String("transactional_id", id))
-		if _, err := c.fence(ctx, id); err != nil {
+		if _, err := c.fence(ctx, id, fenceTimeout); err != nil {
 			return err
 		}
 	}
@@ -105,11 +105,12 @@ func (c *cluster) fencePredecessors(ctx context.Context, group string, ps []flow
 }
 
 // fence ends the transaction of a transactional id, by the outcome that was
-// decided or by an abort, and fences its producer. Who was told the answer is the producer now.
-func (c *cluster) fence(ctx context.Context, id string) (*kmsg.InitProducerIDResponse, error) {
+// decided or by an abort, and fences its producer. Who was told the answer is the
+// producer now; the broker aborts its transactions after the timeout.
+func (c *cluster) fence(ctx context.Context, id string, timeout time.Duration) (*kmsg.InitProducerIDResponse, error) {
 	req := kmsg.NewPtrInitProducerIDRequest()
 	req.TransactionalID = &id
-	req.TransactionTimeoutMillis = int32(fenceTimeout.Milliseconds())
+	req.TransactionTimeoutMillis = int32(timeout.Milliseconds()) //nolint:gosec // minutes at most
 	for {
 		resp, err := req.RequestWith(ctx, c.cl)
 		if err == nil {

@@ -386,6 +386,112 @@ func TestRevokeDuringATransaction(t *testing.T) {
 	}
 }
 
+// kick takes the member out of its group, as the coordinator does after a
+// session timeout. It joins anew.
+func (r *copyRig) kick(m *member) {
+	r.t.Helper()
+	id, _ := m.src.client().GroupMetadata()
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = r.cfg.Group
+	gone := kmsg.NewLeaveGroupRequestMember()
+	gone.MemberID = id
+	req.Members = append(req.Members, gone)
+	resp, err := req.RequestWith(r.t.Context(), r.cl)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// A partition is lost, and comes back to the same process, while a lane is
+// between its records and their offsets. The group takes the offsets under the
+// new membership; the records must not be there twice all the same.
+func TestPartitionLostAndBackDuringATransaction(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"the member was thrown out", "an eager rebalance"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			r := newCopyRig(t, 1, "classic")
+			if how == "an eager rebalance" {
+				r.cfg.Assignor = "range"
+			}
+			var mu sync.Mutex
+			var hold *gate // once; guarded by mu
+			held := make(chan struct{}, 1)
+			a := r.start(memberOptions{timeout: time.Minute, offsets: func(context.Context, []flow.Partition) {
+				mu.Lock()
+				g := hold
+				hold = nil
+				mu.Unlock()
+				if g != nil {
+					held <- struct{}{}
+					<-g.opened
+				}
+			}})
+			r.fill(r.source, 1, 0, 5)
+			eventually(t, "the first records", func() bool { return a.Status().Rows == 5 })
+			lane := newGate()
+			t.Cleanup(lane.open)
+			mu.Lock()
+			hold = &lane
+			mu.Unlock()
+			r.fill(r.source, 1, 5, 5)
+			receive(t, "the lane to be held", held)
+			before := a.rebalanced()
+			if r.cfg.Assignor == "range" {
+				a.src.client().ForceRebalance()
+			} else {
+				r.kick(a)
+			}
+			eventually(t, "the partition to be back", func() bool { return a.rebalanced() >= before+2 && len(a.owns()) == 1 })
+			lane.open()
+			r.fill(r.source, 1, 10, 1) // follows what the lane does with the others
+			r.wantCopy(11)
+		})
+	}
+}
+
+// A batch of dead letters alone: the queue outside the sink gets them after the
+// group has taken the positions, or somebody who has lost the partition would
+// put them, too.
+func TestDeadLettersFollowThePositions(t *testing.T) {
+	t.Parallel()
+	r := newCopyRig(t, 1, "classic")
+	letters := &slowLetters{taking: make(chan struct{}, 10), taken: newGate()}
+	letters.taken.open()
+	var mu sync.Mutex
+	var hold *gate // once; guarded by mu
+	held := make(chan struct{}, 1)
+	a := r.start(memberOptions{letters: letters, reject: "poison", offsets: func(context.Context, []flow.Partition) {
+		mu.Lock()
+		g := hold
+		hold = nil
+		mu.Unlock()
+		if g != nil {
+			held <- struct{}{}
+			<-g.opened
+		}
+	}})
+	r.fill(r.source, 1, 0, 5)
+	eventually(t, "the first records", func() bool { return a.Status().Rows == 5 })
+	lane := newGate()
+	t.Cleanup(lane.open)
+	mu.Lock()
+	hold = &lane
+	mu.Unlock()
+	r.produce(&kgo.Record{Topic: r.source, Value: []byte("poison")})
+	receive(t, "the lane to be held", held)
+	if n := len(letters.taking); n > 0 {
+		t.Errorf("%d dead letters were put before the positions were accepted", n)
+	}
+	lane.open()
+	receive(t, "the dead letter", letters.taking)
+	r.fill(r.source, 1, 5, 1)
+	r.wantCopy(6)
+}
+
 // slowLetters takes dead letters as slowly as a test wants.
 type slowLetters struct {
 	taking chan struct{}

@@ -76,6 +76,19 @@ func (t *txnOffsets) commit(ctx context.Context, m flow.Member, parts []flow.Par
 	})
 }
 
+// end commits or aborts a transaction that has offsets alone.
+func (t *txnOffsets) end(ctx context.Context, commit bool) error {
+	req := kmsg.NewPtrEndTxnRequest()
+	req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Commit = t.id, t.producer, t.epoch, commit
+	return patiently(ctx, func() error {
+		resp, err := req.RequestWith(ctx, t.cl)
+		if err != nil {
+			return err
+		}
+		return kerr.ErrorForCode(resp.ErrorCode)
+	})
+}
+
 // patiently repeats what the coordinator refuses because it is still ending
 // the transaction before.
 func patiently(ctx context.Context, do func() error) error {
@@ -112,7 +125,7 @@ type insertion struct {
 
 func (s *TransactionalSink) beginInsertion(ctx context.Context, parts []flow.Part) (*insertion, error) {
 	id := s.setup.Flow + "-new-positions"
-	as, err := s.admin.fence(ctx, id)
+	as, err := s.admin.fence(ctx, id, fenceTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -129,17 +142,9 @@ func (in *insertion) end(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	req := kmsg.NewPtrEndTxnRequest()
-	req.TransactionalID, req.ProducerID, req.ProducerEpoch = in.id, in.producer, in.epoch
-	req.Commit = !slices.ContainsFunc(in.parts, func(p flow.Part) bool { _, ok := stored[p.Partition]; return ok })
-	err = patiently(ctx, func() error {
-		resp, err := req.RequestWith(ctx, in.cl)
-		if err != nil {
-			return err
-		}
-		return kerr.ErrorForCode(resp.ErrorCode)
-	})
-	if err == nil && !req.Commit {
+	commit := !slices.ContainsFunc(in.parts, func(p flow.Part) bool { _, ok := stored[p.Partition]; return ok })
+	err = in.txnOffsets.end(ctx, commit)
+	if err == nil && !commit {
 		err = kerr.ProducerFenced // others insert, too: look again
 	}
 	return in.s.cfg.explain("inserting offsets of new partitions of group "+in.s.group, err, mayTransact(idPrefix(in.id)))

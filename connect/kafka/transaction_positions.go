@@ -130,9 +130,10 @@ func (s *TransactionalSink) Init(ctx context.Context, starts func(context.Contex
 	return s.cfg.explain("committing the first offsets of group "+s.group, err)
 }
 
-// Insert implements flow.Checkpointer.
+// Insert implements flow.Checkpointer. When it returns nil the offsets can be seen, which
+// is a moment after their transaction was ended.
 func (s *TransactionalSink) Insert(ctx context.Context, positions []flow.Position) error {
-	for {
+	for inserted := false; ; {
 		stored, _, err := s.kept(ctx, false)
 		if err != nil {
 			return err
@@ -143,12 +144,20 @@ func (s *TransactionalSink) Insert(ctx context.Context, positions []flow.Positio
 				fresh = append(fresh, flow.Part{Partition: p.Partition, TopicID: p.TopicID, Next: p.Offset, LeaderEpoch: p.LeaderEpoch})
 			}
 		}
-		if len(fresh) == 0 {
+		switch {
+		case len(fresh) == 0:
 			return nil
+		case inserted && pause(ctx):
+			continue
+		case inserted:
+			return ctx.Err()
 		}
 		in, err := s.beginInsertion(ctx, fresh)
 		if err == nil {
 			err = in.end(ctx)
+		}
+		if inserted = err == nil; inserted {
+			continue
 		}
 		if !endedByOthers(err) || !pause(ctx) {
 			return err
@@ -156,9 +165,18 @@ func (s *TransactionalSink) Insert(ctx context.Context, positions []flow.Positio
 	}
 }
 
-// Claim implements flow.Checkpointer.
+// Claim implements flow.Checkpointer. One at a time: a partition that comes back
+// to a process may be claimed by its former lane as well.
 func (s *TransactionalSink) Claim(ctx context.Context, lane int, ps []flow.Partition) ([]flow.Checkpoint, error) {
 	doing := "taking over partitions of group " + s.group
+	select {
+	case s.claiming <- struct{}{}:
+		defer func() { <-s.claiming }()
+	case <-ctx.Done():
+		return nil, flow.Transient(fmt.Errorf("kafka: %s: %w", doing, ctx.Err()))
+	}
+	// Before settle: see transactor.Write.
+	s.release(ps)
 	for {
 		if err := s.admin.settle(ctx, s.group, ps, s.log); err != nil {
 			return nil, err
@@ -201,6 +219,16 @@ func (s *TransactionalSink) Claim(ctx context.Context, lane int, ps []flow.Parti
 		if !pause(ctx) {
 			return nil, flow.Transient(fmt.Errorf("kafka: %s: %w", doing, err))
 		}
+	}
+}
+
+// release forgets the partitions: whatever a lane of this process still does
+// with them is refused.
+func (s *TransactionalSink) release(ps []flow.Partition) {
+	s.held.Lock()
+	defer s.held.Unlock()
+	for _, p := range ps {
+		delete(s.held.parts, p)
 	}
 }
 

@@ -369,6 +369,40 @@ func TestLostAnswerToEndTxn(t *testing.T) {
 	r.wantValues("1", "2", "3", "4")
 }
 
+// TestStalePositionsSetNothingBack: a lane moves positions of a partition that
+// was taken over by another lane of the process meanwhile.
+func TestStalePositionsSetNothingBack(t *testing.T) {
+	t.Parallel()
+	r := newTxnRig(t, 1)
+	var between func()
+	p := r.start(func([]flow.Partition) (flow.Member, error) {
+		if do := between; do != nil {
+			between = nil
+			do()
+		}
+		return nobody, nil
+	})
+	r.claim(p, 0)
+	r.write(p, 0, "1")
+	c := p.held[r.part(0)]
+	stale := flow.NewBatch(nil, []flow.Part{{Partition: r.part(0), TopicID: "id", From: c.Offset, Next: c.Offset + 1, LeaderEpoch: -1, Owner: c.Owner}})
+	w, err := p.Writer(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.Close() })
+	between = func() { // as the stale one asks for its membership
+		r.claim(p, 0)
+		r.write(p, 0, "2", "3", "4")
+	}
+	r.wantFenced(w.Write(t.Context(), stale))
+	if got, err := p.Read(t.Context(), []flow.Partition{r.part(0)}); err != nil || got[0].Offset != 4 {
+		t.Errorf("the position is %+v, %v; want offset 4", got, err)
+	}
+	r.write(p, 0, "5")
+	r.wantValues("1", "2", "3", "4", "5")
+}
+
 func TestTransactionalSinkNeedsTheSourcesCluster(t *testing.T) {
 	t.Parallel()
 	r := newTxnRig(t, 1)
@@ -405,10 +439,14 @@ func TestFrozenWhileInserting(t *testing.T) {
 			position := flow.Position{Partition: r.part(1), TopicID: "id", LeaderEpoch: -1}
 			parts := []flow.Part{{Partition: r.part(1), TopicID: "id", LeaderEpoch: -1}}
 			begin := func() *insertion {
-				in, err := a.beginInsertion(t.Context(), parts)
-				if err != nil {
-					t.Fatal(err)
-				}
+				var in *insertion
+				eventually(t, "an insertion", func() bool {
+					var err error
+					if in, err = a.beginInsertion(t.Context(), parts); err != nil && !endedByOthers(err) { // as Insert does
+						t.Fatal(err)
+					}
+					return err == nil
+				})
 				return in
 			}
 			var in *insertion

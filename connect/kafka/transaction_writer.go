@@ -46,7 +46,10 @@ func (w *transactor) Close() error {
 //  2. Rows and dead letters are produced, and acknowledged.
 //  3. The offsets are added under the group's generation as it is at that
 //     moment. That is the compare-and-swap: it is refused once another member
-//     has one of the partitions.
+//     has one of the partitions. A partition that was lost and has come back has
+//     a generation that is accepted, so step 1 is repeated: Claim forgets what
+//     it takes over before it looks for open transactions, and either sees this one or
+//     is seen here.
 //  4. The transaction is ended. If the answer is lost, the offsets tell the
 //     outcome.
 func (w *transactor) Write(ctx context.Context, b *flow.Batch) error {
@@ -80,19 +83,28 @@ func (w *transactor) Write(ctx context.Context, b *flow.Batch) error {
 	return w.transaction(ctx, b, letters)
 }
 
-// positions moves the positions of a batch that has nothing to write.
+// positions moves the positions of a batch that has nothing to write. That is a
+// transaction, too: the dead letters of a queue follow the compare-and-swap,
+// and Claim sees a move that is under way. kgo ends no transaction in which it
+// has produced nothing, so it has no part in this one.
 func (w *transactor) positions(ctx context.Context, b *flow.Batch) error {
-	if err := b.BeforeCommit(ctx); err != nil {
+	w.drop() // the id gets another epoch
+	as, err := w.sink.admin.fence(ctx, w.id, w.s.cfg.TransactionTimeout)
+	if err != nil {
 		return err
 	}
-	next := make([]flow.Checkpoint, len(b.Parts))
-	for i := range b.Parts {
-		p := &b.Parts[i]
-		next[i] = flow.Checkpoint{Position: flow.Position{Partition: p.Partition, TopicID: p.TopicID, Offset: p.Next, LeaderEpoch: p.LeaderEpoch}, Owner: p.Owner}
+	t := txnOffsets{s: w.sink, cl: w.sink.admin.cl, id: w.id, producer: as.ProducerID, epoch: as.ProducerEpoch}
+	if err = w.add(ctx, &t, b); err == nil {
+		err = b.BeforeCommit(ctx)
 	}
-	err := w.asMember(ctx, func(m flow.Member) error { return w.sink.commit(ctx, m, w.id, next) })
 	if err != nil {
+		aborting, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
+		defer cancel()
+		_ = t.end(aborting, false) // else whoever has the id next does it
 		return w.refused("committing offsets of group "+w.sink.group, err)
+	}
+	if err := t.end(ctx, true); err != nil {
+		return w.uncertain(ctx, b, err)
 	}
 	w.sink.moved(b.Parts)
 	return nil
@@ -151,11 +163,17 @@ func (w *transactor) offsets(ctx context.Context, b *flow.Batch) error {
 	if err != nil {
 		return err
 	}
-	t := txnOffsets{s: w.sink, cl: w.cl, id: w.id, producer: id, epoch: epoch}
+	return w.add(ctx, &txnOffsets{s: w.sink, cl: w.cl, id: w.id, producer: id, epoch: epoch}, b)
+}
+
+func (w *transactor) add(ctx context.Context, t *txnOffsets, b *flow.Batch) error {
 	if err := t.addGroup(ctx); err != nil {
 		return err
 	}
-	return w.asMember(ctx, func(m flow.Member) error { return t.commit(ctx, m, b.Parts) })
+	if err := w.asMember(ctx, func(m flow.Member) error { return t.commit(ctx, m, b.Parts) }); err != nil {
+		return err
+	}
+	return w.sink.owned(b.Parts) // not claimed since Write began, by this process either
 }
 
 // asMember does something under the membership by which this process owns the
@@ -203,6 +221,11 @@ func (w *transactor) commit(ctx context.Context, b *flow.Batch) error {
 		w.abort(ctx)
 		return w.refused("committing the transaction", err)
 	}
+	return w.uncertain(ctx, b, err)
+}
+
+// uncertain finds out what became of a transaction after EndTxn failed with err.
+func (w *transactor) uncertain(ctx context.Context, b *flow.Batch, err error) error {
 	w.doubt = slices.Clone(b.Parts)
 	w.drop()
 	lost := fmt.Errorf("kafka: the answer to EndTxn was lost: %w", err)
@@ -227,7 +250,7 @@ func (w *transactor) commit(ctx context.Context, b *flow.Batch) error {
 // there is an error. Asking for a producer id ends the transaction, by the
 // outcome that was decided, or by an abort. Then the offsets are final.
 func (w *transactor) settle(ctx context.Context) (committed bool, err error) {
-	if _, err := w.sink.admin.fence(ctx, w.id); flow.ClassOf(err) == flow.ClassFatal {
+	if _, err := w.sink.admin.fence(ctx, w.id, fenceTimeout); flow.ClassOf(err) == flow.ClassFatal {
 		return false, err
 	} else if err != nil {
 		return false, flow.Transient(fmt.Errorf("kafka: finding out whether a transaction was committed: %w", err))
