@@ -12,22 +12,26 @@ import (
 	"github.com/penstockdev/penstock/flow"
 )
 
-// verifySQL is the statement that fails where the columns are not of the types
-// that COPY's bytes were made for. PostgreSQL itself often does not notice: the
-// eight bytes of an int8 are a float8, a timestamp, even a numeric (a wrong
-// one). It runs between COPY, whose lock keeps the table as it is, and COMMIT, in
-// the round trip of the latter, and costs about 50 µs. With a key it fails as well where
-// the index is gone without which COPY takes a key twice.
+// verifySQL is the statement that fails where the columns are not those that the rows were
+// encoded for. PostgreSQL itself often does not notice: the eight bytes of an int8
+// are a float8, a timestamp, even a numeric (a wrong one), an INSERT from the staging table
+// rounds, and what a narrower column does not take is a dead letter already. It runs between the
+// statements that write, whose lock keeps the table as it is, and COMMIT, in the round trip
+// of the latter. With a key it fails as well where the index is gone without
+// which COPY takes a key twice.
 func verifySQL(t *table, columns []column, key *uniqueIndex) string {
-	types := make([]string, len(columns))
+	relation := literal(t.tableName.String()) + "::regclass"
+	want := make([]string, len(columns))
 	for i := range columns {
-		types[i] = fmt.Sprintf("pg_typeof(x.%s)::oid = %d", quoteName(columns[i].name), t.column(columns[i].name).declared)
+		want[i] = fmt.Sprintf("(%s, %s)", literal(columns[i].name), t.column(columns[i].name).attribute)
 	}
+	index := ""
 	if key != nil {
-		types = append(types, fmt.Sprintf("EXISTS (SELECT FROM pg_index WHERE indexrelid = %d AND indrelid = %s::regclass AND indisvalid)", key.oid, literal(t.tableName.String())))
+		index = fmt.Sprintf(" AND EXISTS (SELECT FROM pg_index WHERE indexrelid = %d AND indrelid = %s AND indisvalid)", key.oid, relation)
 	}
-	// The row type of the table has its columns, and this reads no row.
-	return fmt.Sprintf("SELECT 1 / (%s)::int4 FROM (SELECT (NULL::%s).*) x;", strings.Join(types, " AND "), t.tableName)
+	return fmt.Sprintf(`SELECT 1 / (count(*) = %d%s)::int4 FROM pg_attribute
+		WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped AND (attname, atttypid, atttypmod, attnotnull) IN (%s);`,
+		len(columns), index, relation, strings.Join(want, ", "))
 }
 
 // errVerify is what verifySQL finds.
@@ -41,8 +45,9 @@ var schemaCodes = []string{"42703", "42P01", "42804", "42P10", "428C9", "22P03",
 // changed while the flow runs, no record is at fault: if the flow's columns still fit,
 // the batch is tried again with a plan made anew; if not, the error says what to
 // do, and has no class: it may be a migration under way, so the flow tries a
-// few times, and stops then. The transaction has ended.
-func (w *writer) reconsider(ctx context.Context, route int, p *plan, err error) error {
+// few times, and stops then. The transaction has ended. A batch with rejected records is
+// not tried again but read again.
+func (w *writer) reconsider(ctx context.Context, b *flow.Batch, p *plan, err error) error {
 	state := sqlState(err)
 	switch {
 	case w.conn == nil, w.conn.pg.IsClosed():
@@ -71,10 +76,15 @@ func (w *writer) reconsider(ctx context.Context, route int, p *plan, err error) 
 	if planErr != nil {
 		return fmt.Errorf("%w\nIt was changed while the flow runs, which goes on where it is when this is mended (%s)", planErr, err.Error())
 	}
-	w.sink.plans[route].Store(made)
+	w.sink.plans[b.Route].Store(made)
 	w.sink.Logger.Warn("the table was changed while the flow runs; its columns were read again", "flow", w.sink.setup.Flow, "table", now.String(),
 		"replaced", now.table.oid != p.table.oid)
-	return flow.Transient(fmt.Errorf("table %s was changed while the flow runs; its columns were read again", &now))
+	err = fmt.Errorf("table %s was changed while the flow runs; its columns were read again", &now)
+	if b.Rows() < b.Len() {
+		// Rejections stay with a batch that is tried again, and these may be the old columns'.
+		return &flow.FencedError{Partitions: slices.Clone(w.ps), Err: err}
+	}
+	return flow.Transient(err)
 }
 
 // same says that a table is as it was, as far as plans and checks go.

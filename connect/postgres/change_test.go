@@ -92,7 +92,7 @@ func TestAChangeOfTheTableThatDoesNotFitSaysWhatToDo(t *testing.T) {
 		words        []string
 	}{
 		{"ALTER TABLE t DROP temp", "ALTER TABLE t ADD temp float8", allModes, []string{"there is no column temp: ALTER TABLE public.t ADD COLUMN temp float8;"}},
-		{"ALTER TABLE t ALTER temp TYPE text", "ALTER TABLE t ALTER temp TYPE float8 USING temp::float8", []string{ModeAppend}, []string{"column temp is text, and the flow has float8"}},
+		{"ALTER TABLE t ALTER temp TYPE text", "ALTER TABLE t ALTER temp TYPE float8 USING temp::float8", allModes, []string{"column temp is text, and the flow has float8"}},
 		{
 			"ALTER TABLE t ADD must int4; UPDATE t SET must = 1; ALTER TABLE t ALTER must SET NOT NULL", "ALTER TABLE t ALTER must DROP NOT NULL", allModes,
 			[]string{"column must is NOT NULL without a default, and the flow has no such column", "ALTER COLUMN must DROP NOT NULL;"},
@@ -190,5 +190,52 @@ func TestTheRightsThatTheModeNeedsAreAskedForAtTheStart(t *testing.T) {
 			d.exec("REVOKE DELETE ON t FROM " + role)
 			d.open(cfg, simpleFields).write(row{"c", 3, 3.5})
 		}
+	}
+}
+
+// What a column takes depends on more than its type: nothing is rounded, and no record that
+// fits is a dead letter.
+func TestARecordThatFitsTheColumnAsItIsNowIsWritten(t *testing.T) {
+	t.Parallel()
+	fields := []flow.Field{field("seq", "int8", flow.KindInt64), field("name", "text", flow.KindString), field("n", "numeric", flow.KindDecimal)}
+	for _, change := range []string{
+		"ALTER TABLE t ALTER n TYPE numeric(10,4)",
+		"ALTER TABLE t ALTER name TYPE varchar(50)",
+		"ALTER TABLE t ALTER name DROP NOT NULL",
+	} {
+		for _, mode := range allModes {
+			ddl := "CREATE TABLE t (seq int8 PRIMARY KEY, name varchar(3) NOT NULL, n numeric(10,2))"
+			var records []any
+			var want []string
+			switch {
+			case strings.Contains(change, "(10,4)"):
+				records, want = []any{row{2, "b", "1.2345"}}, []string{"1|a|1.2500", "2|b|1.2345"}
+			case strings.Contains(change, "(50)"):
+				records, want = []any{row{2, "longer", "1.25"}}, []string{"1|a|1.25", "2|longer|1.25"}
+			default:
+				records, want = []any{row{2, nil, "1.25"}}, []string{"1|a|1.25", "2|NULL|1.25"}
+			}
+			r := newDB(t, ddl).open(modeConfig(mode), fields)
+			r.write(row{1, "a", "1.25"})
+			r.exec(change)
+			err := r.w.Write(t.Context(), r.batch(records...))
+			if class := flow.ClassOf(err); class != flow.ClassTransient && class != flow.ClassFenced {
+				t.Errorf("%s, %s: %v", change, mode, err)
+			}
+			r.write(records...) // a new batch, as the flow reads it again
+			r.want("SELECT * FROM t ORDER BY 1", want...)
+			r.want("SELECT count(*) FROM penstock_dead_letter", "0")
+		}
+	}
+}
+
+func TestNothingIsRoundedIntoAColumnThatWasChanged(t *testing.T) {
+	t.Parallel()
+	for _, mode := range allModes {
+		r := newDB(t, tableWithKey).open(modeConfig(mode), simpleFields)
+		r.write(row{"a", 1, 1.5})
+		r.exec("ALTER TABLE t ALTER temp TYPE int4")
+		r.wantErr(r.batch(row{"b", 2, 2.6}), flow.ClassUnknown, "column temp is integer, and the flow has float8")
+		r.want("SELECT count(*) FROM t", "1")
 	}
 }

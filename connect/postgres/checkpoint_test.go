@@ -409,8 +409,16 @@ func TestOutageBehindPgBouncerIsTransient(t *testing.T) {
 	cfg.ConnectTimeout = time.Second // the first to connect may have to wait for PgBouncer to notice
 	var err error
 	for range 30 {
-		_, err = d.tryOpen(cfg, simpleFields)
+		s, newErr := NewSink(cfg)
+		if newErr != nil {
+			t.Fatal(newErr)
+		}
+		err = s.Open(t.Context(), r.setup)
 		wantError(t, err, flow.ClassTransient)
+		start := time.Now()
+		if err := s.Close(t.Context()); err != nil || time.Since(start) > 10*time.Second {
+			t.Errorf("closing has taken %s: %v", time.Since(start), err)
+		}
 		if sqlState(err) == "08P01" {
 			return
 		}
@@ -470,6 +478,17 @@ func TestClassOf(t *testing.T) {
 	} {
 		if got := copyLine(&pgconn.PgError{Where: where}); got != want {
 			t.Errorf("%q: line %d", where, got)
+		}
+	}
+}
+
+// Errors are logged, and shown where the flow's status is asked for.
+func TestAViolationDoesNotShowTheRecord(t *testing.T) {
+	t.Parallel()
+	for _, constraint := range []string{"CHECK (device_id <> 'Jane Secret')", "UNIQUE (device_id)", "EXCLUDE USING btree (device_id WITH =)"} {
+		r := newDB(t, simpleTable, "ALTER TABLE t ADD "+constraint).open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
+		if err := r.dataErr(r.batch(row{"Jane Secret", 1, 1.5}, row{"Jane Secret", 2, 1.5}), "constraint"); strings.Contains(err.Error(), "Secret") {
+			t.Errorf("%s: %v", constraint, err)
 		}
 	}
 }

@@ -4,13 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/penstockdev/penstock/flow"
 )
+
+// cancelTimeout bounds what pgconn does when it gives up a connection, to which it allows
+// 15 s: it sends a cancel request, and reads the connection to its end. PgBouncer answers
+// neither while it has no server, and closing a flow would wait for that.
+const cancelTimeout = 2 * time.Second
 
 // session is a connection and who it is at the server.
 type session struct {
@@ -44,7 +51,17 @@ func (s *Sink) dialAs(ctx context.Context, appName string) (*session, error) {
 	cfg.RuntimeParams["client_encoding"] = "UTF8"
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.ConnectTimeout)
 	defer cancel()
+	var connected atomic.Bool
+	dial := cfg.DialFunc
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err == nil && connected.Load() { // for a cancel request
+			err = conn.SetDeadline(time.Now().Add(cancelTimeout))
+		}
+		return conn, err
+	}
 	pg, err := pgconn.ConnectConfig(ctx, cfg)
+	connected.Store(true)
 	if hint := tlsRefused(err); hint != "" {
 		return nil, flow.Fatal(fmt.Errorf("connect to PostgreSQL: %w; %s", &connectionError{text: connectText(err), err: err}, hint))
 	}
@@ -78,13 +95,17 @@ func tlsRefused(err error) string {
 }
 
 // hangUp closes a connection; the server rolls back what was open. Close waits
-// for what pgconn does about it in the background (a cancel request, at most
-// 15 s).
+// for what pgconn does about it in the background, which may last cancelTimeout
+// for the cancel request, and as long for the connection itself.
 func (s *Sink) hangUp(ctx context.Context, pg *pgconn.PgConn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = pg.Close(ctx)
-	s.closing.Go(func() { <-pg.CleanupDone() })
+	s.closing.Go(func() {
+		stop := time.AfterFunc(2*cancelTimeout, func() { _ = pg.Conn().Close() })
+		<-pg.CleanupDone()
+		stop.Stop()
+	})
 }
 
 // exec runs statements in one round trip, and returns all results or the

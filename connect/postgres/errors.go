@@ -134,7 +134,9 @@ func isAway(pe *pgconn.PgError) bool {
 // describe adds what the server says beside its message, and what to do.
 func describe(pe *pgconn.PgError, err error) error {
 	var more []string
-	if pe.Detail != "" {
+	// The detail of a violation shows the record's values, and errors are logged, and
+	// shown to whoever asks for the flow's status.
+	if pe.Detail != "" && !strings.HasPrefix(pe.Code, "23") && pe.Code != "44000" {
 		more = append(more, pe.Detail)
 	}
 	if pe.Hint != "" {
@@ -284,6 +286,7 @@ func connectText(err error) string {
 	}
 	var lines []string
 	for line := range strings.Lines(strings.TrimPrefix(err.Error(), "hostname resolving error: ")) {
+		line = strings.Replace(line, "ValidateConnect failed: read only connection", "this is a standby, or read only, and must be promoted", 1)
 		if line = strings.TrimSpace(line); line != "" && !slices.Contains(lines, line) {
 			lines = append(lines, line)
 		}

@@ -144,6 +144,11 @@ func TestAServerThatIsReadOnlyIsWaitedFor(t *testing.T) {
 
 	_, err := s.tryOpen(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)
 	wantError(t, err, flow.ClassTransient, "25006", "This is a standby", "target_session_attrs=read-write")
+	_, err = s.tryOpen(SinkConfig{URL: s.url + "&target_session_attrs=read-write", TableConfig: TableConfig{Table: "t"}}, simpleFields)
+	wantError(t, err, flow.ClassTransient, "this is a standby, or read only, and must be promoted")
+	if !isUnreachable(err) {
+		t.Errorf("not asked every second: %v", err)
+	}
 	primary.StopImmediately()
 	standby.Promote()
 	next := s.open(SinkConfig{TableConfig: TableConfig{Table: "t"}}, simpleFields)

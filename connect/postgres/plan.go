@@ -32,8 +32,8 @@ type plan struct {
 	createStaging, merge string
 	// createDeleted, copyDeleted and remove are for the tombstones of upsert.
 	createDeleted, copyDeleted, remove string
-	// verify comes before COMMIT after a COPY into the table itself.
-	verify string
+	// verify comes before COMMIT, verifyDirect after copyDirect.
+	verify, verifyDirect string
 }
 
 // The temporary tables live as long as the transaction. They have the declared types
@@ -75,10 +75,10 @@ func newPlan(to *target) (*plan, error) {
 		}
 	}
 	cols := strings.Join(names, ", ")
+	p.verify = verifySQL(t, p.columns, nil)
 	const binary = " FROM STDIN (FORMAT binary)"
 	if mode == ModeAppend {
 		p.copyInto = fmt.Sprintf("COPY %s (%s)%s", t.tableName, cols, binary)
-		p.verify = verifySQL(t, p.columns, nil)
 		return p, nil
 	}
 	p.sorted = t.anyOrder
@@ -88,7 +88,7 @@ func newPlan(to *target) (*plan, error) {
 	}
 	if p.sorted && !t.rowSecurity && len(t.indexes) == 1 { // that of the key; COPY has no policies
 		p.copyDirect = fmt.Sprintf("COPY %s (%s)%s", t.tableName, cols, binary)
-		p.verify = verifySQL(t, p.columns, &t.indexes[0])
+		p.verifyDirect = verifySQL(t, p.columns, &t.indexes[0])
 	}
 	p.createStaging = fmt.Sprintf("CREATE TEMPORARY TABLE %s (%s) ON COMMIT DROP", stagingTable, strings.Join(defs, ", "))
 	p.copyInto = fmt.Sprintf("COPY %s (%s)%s", stagingTable, cols, binary)

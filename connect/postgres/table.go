@@ -36,8 +36,10 @@ type tableColumn struct {
 	// oid and typmod are those of the type under all domains.
 	oid    uint32
 	typmod int32
-	// declared is the type itself, which may be a domain.
-	declared uint32
+	// declared is the type itself, which may be a domain; attribute is how pg_attribute has the
+	// column: type, typmod and whether it is NOT NULL.
+	declared  uint32
+	attribute string
 	enum     bool
 	text     bool // an extension's type with the wire form of text (citext)
 	// elem is the element type of an array, 0 for others.
@@ -104,7 +106,8 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 		SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.oid, b.typmod, t.typtype, t.typname,
 			CASE WHEN t.typcategory = 'A' THEN t.typelem ELSE 0 END, coalesce(e.typtype = 'e' OR e.typname = 'citext', false),
 			b.notnull, a.atthasdef OR d.typdefault IS NOT NULL, a.attidentity, a.attgenerated,
-			'citext' IN (t.typname, e.typname), coalesce(NOT l.collisdeterministic, false), a.atttypid
+			'citext' IN (t.typname, e.typname), coalesce(NOT l.collisdeterministic, false), a.atttypid,
+			format('%s, %s, %s', a.atttypid, a.atttypmod, a.attnotnull::text)
 		FROM base b
 		JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
 		JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
@@ -121,7 +124,7 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 			enum: string(r[4]) == "e", text: string(r[5]) == "citext",
 			elem: parseOID(r[6]), elemIsText: isTrue(r[7]),
 			notNull: isTrue(r[8]), hasDefault: isTrue(r[9]), identity: string(r[10]), generated: len(r[11]) > 0,
-			citext: isTrue(r[12]), nondeterministic: isTrue(r[13]), declared: parseOID(r[14]),
+			citext: isTrue(r[12]), nondeterministic: isTrue(r[13]), declared: parseOID(r[14]), attribute: string(r[15]),
 		})
 	}
 	rows, err = query(ctx, pg, `

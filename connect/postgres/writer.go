@@ -130,15 +130,19 @@ func (w *writer) write(ctx context.Context, b *flow.Batch) error {
 	}
 	if err != nil {
 		w.abort(ctx, err)
-		return w.reconsider(ctx, b.Route, r.plan, err)
+		return w.reconsider(ctx, b, r.plan, err)
 	}
 	failpoint.Hit("sink.before_commit")
 	verify := ""
-	if b.Rows() > 0 && r.direct {
+	switch {
+	case b.Len() == 0:
+	case r.direct && r.plan.mode != ModeAppend:
+		verify = r.plan.verifyDirect
+	default:
 		verify = r.plan.verify
 	}
 	if err := w.commit(ctx, verify); err != nil {
-		return w.reconsider(ctx, b.Route, r.plan, err)
+		return w.reconsider(ctx, b, r.plan, err)
 	}
 	failpoint.Hit("sink.after_commit")
 	return nil
