@@ -40,8 +40,8 @@ type tableColumn struct {
 	// column: type, typmod and whether it is NOT NULL.
 	declared  uint32
 	attribute string
-	enum     bool
-	text     bool // an extension's type with the wire form of text (citext)
+	enum      bool
+	text      bool // an extension's type with the wire form of text (citext)
 	// elem is the element type of an array, 0 for others.
 	elem       uint32
 	elemIsText bool
