@@ -12,8 +12,10 @@ LINT     := go tool -modfile=tools/go.mod golangci-lint
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
+# test/rebalance measures gaps of milliseconds: nothing else runs beside it.
 test: ## all tests on real services, every benchmark once, a minute of simulation; installs what is missing
-	$(SERVICES) sh -c 'go test -race -shuffle=on -bench=. -benchtime=1x -timeout=20m ./... && PENSTOCK_SIM_FOR=60s go test -count=1 -run=Schedules ./test/sim && cd bench && go test -bench=. -benchtime=1x ./... && go run . -quick'
+	$(SERVICES) sh -c 'go test -race -shuffle=on -bench=. -benchtime=1x -timeout=20m $$(go list ./... | grep -v /test/rebalance) && \
+		go test -race -shuffle=on ./test/rebalance && PENSTOCK_SIM_FOR=60s go test -count=1 -run=Schedules ./test/sim && cd bench && go test -bench=. -benchtime=1x ./... && go run . -quick'
 
 test-fast: ## the tests of the packages that need no service
 	go test -race -shuffle=on $$(go list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | grep -v testservice | cut -d' ' -f1)

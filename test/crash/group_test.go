@@ -41,6 +41,10 @@ func TestPartitionsAdded(t *testing.T) {
 		}
 		r.WantProgress(500, time.Minute, ps...)
 		naive.Signal(syscall.SIGCONT)
+		const parts = "SELECT count(DISTINCT part) FROM t"
+		if !rig.Poll(t.Context(), time.Minute, func() bool { return control.Target.Count(parts) == r.Target.Count(parts) }) {
+			t.Fatalf("the control reads %d of %d partitions: this test proves nothing\n%s", control.Target.Count(parts), r.Target.Count(parts), naive.Log.Tail())
+		}
 	}
 	stop()
 	r.Finish(ps...)
