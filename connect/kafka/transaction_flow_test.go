@@ -453,6 +453,39 @@ func TestPartitionLostAndBackDuringATransaction(t *testing.T) {
 	}
 }
 
+// A member that is behind claims what another one has by now.
+func TestClaimOfWhatAnotherMemberOwns(t *testing.T) {
+	t.Parallel()
+	r := newCopyRig(t, 2, "classic")
+	a, b := r.start(memberOptions{}), r.start(memberOptions{})
+	eventually(t, "each to own one", func() bool { return len(a.owns()) == 1 && len(b.owns()) == 1 })
+	r.fill(r.source, 2, 0, 5)
+	r.wantCopy(5)
+	made, err := NewSink(SinkConfig{Connection: r.cfg.Connection, Topic: r.target})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = made.Close(context.Background()) })
+	s, ok := made.(*TransactionalSink)
+	if !ok {
+		t.Fatalf("NewSink made a %T", made)
+	}
+	md, err := r.adm.BrokerMetadata(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Open(t.Context(), flow.Setup{Flow: "copy", ClusterID: md.Cluster, Source: "x", Lanes: 1, Member: a.src.Source.Member}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Claim(t.Context(), 0, []flow.Partition{{Topic: r.source, ID: b.owns()[0]}})
+	wantError(t, "the claim", err, flow.ClassTransient, "taking over partitions", "has taken")
+	r.fill(r.source, 2, 5, 5)
+	r.wantCopy(10)
+	if n := b.Status().Fenced; n > 0 {
+		t.Errorf("the owner was fenced %d times", n)
+	}
+}
+
 // A batch of dead letters alone: the queue outside the sink gets them after the
 // group has taken the positions, or somebody who has lost the partition would
 // put them, too.

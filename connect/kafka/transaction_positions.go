@@ -13,8 +13,12 @@ import (
 	"github.com/penstockdev/penstock/flow"
 )
 
-// readTime bounds how long Read waits for transactions that are open.
-const readTime = 3 * time.Second
+const (
+	// readTime bounds how long Read waits for transactions that are open.
+	readTime = 3 * time.Second
+	// claimTime bounds how long one attempt to claim does: a lane that stops waits for it.
+	claimTime = 5 * time.Second
+)
 
 // nobody is the membership under which offsets are committed while the group
 // has no members.
@@ -177,49 +181,64 @@ func (s *TransactionalSink) Claim(ctx context.Context, lane int, ps []flow.Parti
 	}
 	// Before settle: see transactor.Write.
 	s.release(ps)
-	for {
-		if err := s.admin.settle(ctx, s.group, ps, s.log); err != nil {
-			return nil, err
-		}
-		stored, unstable, err := s.kept(ctx, true)
-		if err != nil {
-			return nil, err
-		}
-		if slices.ContainsFunc(ps, func(p flow.Partition) bool { return unstable[p] }) {
-			continue
-		}
-		out := make([]flow.Checkpoint, len(ps))
-		var mine []flow.Checkpoint
-		for i, p := range ps {
-			k, ok := stored[p]
-			if !ok {
-				out[i] = flow.Checkpoint{Position: flow.Position{Partition: p, Offset: -1, LeaderEpoch: -1}}
-				continue
-			}
-			out[i] = k.Checkpoint
-			out[i].Owner++
-			mine = append(mine, out[i])
-		}
-		if len(mine) == 0 {
-			return out, nil
-		}
-		m, err := s.setup.Member(nil)
-		if err == nil {
-			err = s.commit(ctx, m, s.transactionalID(lane), mine)
-			if err == nil {
-				s.hold(mine)
-				return out, nil
-			}
-			if !membership(err) {
-				return nil, s.cfg.explain(doing, err)
-			}
-		}
-		// A rebalance is under way: the next generation is known soon, or the
-		// assignment has ended.
-		if !pause(ctx) {
-			return nil, flow.Transient(fmt.Errorf("kafka: %s: %w", doing, err))
+	for start := time.Now(); ; {
+		out, err := s.claim(ctx, lane, ps, doing)
+		switch {
+		case !membership(err):
+			return out, err
+		case time.Since(start) > rebalanceTime || !pause(ctx):
+			// The next generation is known soon, or the assignment has ended.
+			return nil, flow.Transient(fmt.Errorf("kafka: %s: a rebalance is under way: %w", doing, err))
 		}
 	}
+}
+
+// claim is one attempt.
+func (s *TransactionalSink) claim(ctx context.Context, lane int, ps []flow.Partition, doing string) ([]flow.Checkpoint, error) {
+	settling, cancel := context.WithTimeout(ctx, claimTime)
+	defer cancel()
+	if err := s.admin.settle(settling, s.group, ps, s.log); err != nil {
+		return nil, s.cfg.explain(doing, err)
+	}
+	stored, unstable, err := s.kept(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	if i := slices.IndexFunc(ps, func(p flow.Partition) bool { return unstable[p] }); i >= 0 {
+		return nil, s.unsettled(ps[i])
+	}
+	out := make([]flow.Checkpoint, len(ps))
+	var mine []flow.Checkpoint
+	for i, p := range ps {
+		k, ok := stored[p]
+		if !ok {
+			out[i] = flow.Checkpoint{Position: flow.Position{Partition: p, Offset: -1, LeaderEpoch: -1}}
+			continue
+		}
+		out[i] = k.Checkpoint
+		out[i].Owner++
+		mine = append(mine, out[i])
+	}
+	if len(mine) == 0 {
+		return out, nil
+	}
+	m, err := s.setup.Member(ps) // the source has them since before it told the engine
+	if err != nil {
+		return nil, flow.Transient(fmt.Errorf("kafka: %s: %w", doing, err))
+	}
+	if err := s.commit(ctx, m, s.transactionalID(lane), mine); err != nil {
+		if membership(err) {
+			return nil, err
+		}
+		return nil, s.cfg.explain(doing, err)
+	}
+	s.hold(mine)
+	return out, nil
+}
+
+// unsettled is the error of a partition whose offset may still move.
+func (s *TransactionalSink) unsettled(p flow.Partition) error {
+	return flow.Transient(fmt.Errorf("kafka: a transaction that is not ended yet holds the offset of %s in group %s", p, s.group))
 }
 
 // release forgets the partitions: whatever a lane of this process still does
@@ -250,7 +269,7 @@ func (s *TransactionalSink) Read(ctx context.Context, ps []flow.Partition) ([]fl
 		}
 		if i := slices.IndexFunc(ps, func(p flow.Partition) bool { return unstable[p] }); i >= 0 {
 			if time.Since(start) > readTime || !pause(ctx) {
-				return nil, flow.Transient(fmt.Errorf("kafka: a transaction that is not ended yet holds the offset of %s in group %s", ps[i], s.group))
+				return nil, s.unsettled(ps[i])
 			}
 			continue
 		}

@@ -369,6 +369,22 @@ func TestLostAnswerToEndTxn(t *testing.T) {
 	r.wantValues("1", "2", "3", "4")
 }
 
+// TestClaimOfAMemberThatIsNone: the group never says yes, and the lane is to stop.
+func TestClaimOfAMemberThatIsNone(t *testing.T) {
+	t.Parallel()
+	r := newTxnRig(t, 1)
+	p := r.start(func(ps []flow.Partition) (flow.Member, error) {
+		return flow.Member{ID: "nobody-knows-it", Generation: 7}, nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience/2)
+	defer cancel()
+	_, err := p.Claim(ctx, 0, []flow.Partition{r.part(0)})
+	wantError(t, "the claim", err, flow.ClassTransient, "a rebalance is under way")
+	if ctx.Err() != nil {
+		t.Error("it went on until its context ended")
+	}
+}
+
 // TestStalePositionsSetNothingBack: a lane moves positions of a partition that
 // was taken over by another lane of the process meanwhile.
 func TestStalePositionsSetNothingBack(t *testing.T) {
