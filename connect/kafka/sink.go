@@ -40,7 +40,6 @@ type Sink struct {
 
 	mu      sync.Mutex // guards what follows
 	targets map[string]*target
-	limit   int // the smallest max.message.bytes of the topics written to
 }
 
 var (

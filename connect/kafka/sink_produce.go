@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ type producer struct {
 	records []kgo.Record // reused; those of row i at i less the first row
 	headers []kgo.RecordHeader
 	targets []*target // by part
-	limit   int       // of a batch in bytes
+	limit   int       // of a batch in bytes, for any topic
 	promise func(*kgo.Record, error)
 
 	// Written by promises, which kgo calls one after the other; read after a flush.
@@ -72,22 +73,12 @@ func (p *producer) prepare(ctx context.Context, b *flow.Batch, letters []flow.De
 		}
 		p.targets = append(p.targets, t)
 	}
-	p.s.mu.Lock()
-	p.limit = min(p.s.limit, largestWrite)
-	p.s.mu.Unlock()
-	var rows []int
-	for i := b.Next(0); i >= 0; i = b.Next(i + 1) {
-		size := batchOf(&b.Records[i])
-		if size <= p.limit {
-			continue
-		}
-		large = true
-		if p.s.cfg.Compression == "none" || size > largestWrite {
-			rows = append(rows, i)
-		}
+	if err := p.reject(ctx, b); err != nil {
+		return false, err
 	}
-	if rows != nil {
-		return false, p.oversized(b, rows)
+	p.limit = p.s.smallest()
+	for i := b.Next(0); i >= 0 && !large; i = b.Next(i + 1) {
+		large = batchOf(&b.Records[i]) > p.limit
 	}
 	for i := range letters {
 		large = large || batchOf(letters[i].Record)+letterOverhead > p.limit
@@ -95,9 +86,50 @@ func (p *producer) prepare(ctx context.Context, b *flow.Batch, letters []flow.De
 	return large, nil
 }
 
+// reject returns the error of rows that are surely too large for their topic, by
+// its limit as it is now.
+func (p *producer) reject(ctx context.Context, b *flow.Batch) error {
+	var rows []int
+	var first *target // of the rows
+	for k := range b.Parts {
+		part, fresh := &b.Parts[k], false
+		for i := b.Next(part.First); i >= 0 && i < part.End; i = b.Next(i + 1) {
+			size := batchOf(&b.Records[i])
+			if size <= p.most(p.targets[k]) {
+				continue
+			}
+			if !fresh && size <= largestWrite { // the limit may have been raised
+				t, err := p.s.find(ctx, p.targets[k].name, p.targets[k].partitions, p.targets[k].limit)
+				if err != nil {
+					return err
+				}
+				if p.targets[k], fresh = t, true; size <= p.most(t) {
+					continue
+				}
+			}
+			if rows = append(rows, i); first == nil {
+				first = p.targets[k]
+			}
+		}
+	}
+	if rows == nil {
+		return nil
+	}
+	return oversized(b, rows, first)
+}
+
+// most is how large a record of the topic can be, before it is compressed.
+func (p *producer) most(t *target) int {
+	if p.s.cfg.Compression == "none" && t.limit > 0 {
+		return min(t.limit, largestWrite)
+	}
+	return largestWrite
+}
+
 // oversized is the error of rows that the topic does not take.
-func (p *producer) oversized(b *flow.Batch, rows []int) error {
-	err := fmt.Errorf("the record has %d bytes, and the topic takes messages up to %d (max.message.bytes)", batchOf(&b.Records[rows[0]]), p.limit)
+func oversized(b *flow.Batch, rows []int, t *target) error {
+	err := fmt.Errorf("the record has %d bytes, and topic %s takes messages up to %d (max.message.bytes)",
+		batchOf(&b.Records[rows[0]]), t.name, min(cmp.Or(t.limit, largestWrite), largestWrite))
 	return &flow.DataError{Rows: rows, Err: &flow.RecordError{Class: "oversized", Err: err}}
 }
 
@@ -217,7 +249,7 @@ func (p *producer) produce(ctx context.Context, b *flow.Batch, letters []flow.De
 					p.cl.Produce(whole, r, p.promise)
 					if err := p.flush(ctx); err != nil {
 						if data, ok := errors.AsType[*flow.DataError](err); ok && data.Rows == nil {
-							return p.oversized(b, []int{i})
+							return oversized(b, []int{i}, p.targets[k])
 						}
 						return err
 					}

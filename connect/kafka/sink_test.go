@@ -264,6 +264,34 @@ func TestMarksAreReadBack(t *testing.T) {
 	}
 }
 
+// TestLimitOfAnotherTopic: a record is judged by the limit of the topic that takes
+// it, as it is by now; one that another topic would not take goes through.
+func TestLimitOfAnotherTopic(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	name := b.topic(1)
+	big, dead := name+".big", name+".dead"
+	b.create(big, 1, "max.message.bytes=10485760")
+	b.create("m."+name, 1, "max.message.bytes=1048588")
+	b.create("m."+big, 1, "max.message.bytes=10485760")
+	b.create(dead, 1, "max.message.bytes=500000")
+	src := b.config(name, big)
+	w := mustOpenSink(t, SinkConfig{Connection: Connection{Brokers: []string{b.addr}}, Topic: "m.{topic}", Compression: "none", Source: &src, DeadLetterTopic: dead})
+	large := []flow.Record{{Value: make([]byte, 2<<20)}, {Value: []byte("small")}}
+	if err := w.Write(t.Context(), partsOf(big, large)); err != nil {
+		t.Errorf("a record of 2 MiB into a topic that takes 10: %v", err)
+	}
+	err := w.Write(t.Context(), partsOf(name, large))
+	if data, ok := errors.AsType[*flow.DataError](err); !ok || len(data.Rows) != 1 || data.Rows[0] != 0 || !strings.Contains(err.Error(), "m."+name+" takes messages up to 1048588") {
+		t.Errorf("into a topic that takes 1: %v", err)
+	}
+	limit := "10485760"
+	if _, err := b.adm.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &limit}}, "m."+name); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the raised limit to hold", func() bool { return w.Write(t.Context(), partsOf(name, large)) == nil })
+}
+
 // TestLimitLowered: the topic takes smaller batches than when the flow began;
 // no record is at fault, and none is refused.
 func TestLimitLowered(t *testing.T) {

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 type target struct {
 	name       string
 	partitions int32
+	limit      int // max.message.bytes; 0 if not known
 }
 
 // defaultLimit is Kafka's max.message.bytes where it cannot be asked for.
@@ -97,7 +99,7 @@ func (s *Sink) lookAtTopics(ctx context.Context) error {
 		}
 	}
 	s.mu.Lock()
-	s.targets, s.limit = map[string]*target{}, 0
+	s.targets = map[string]*target{}
 	s.mu.Unlock()
 	if s.cfg.DeadLetterTopic != "" {
 		t, err := s.find(ctx, s.cfg.DeadLetterTopic, source.most, source.limit)
@@ -169,16 +171,22 @@ func (s *Sink) find(ctx context.Context, topic string, partitions int32, limit i
 		}
 		limit = limits[topic]
 	}
-	if limit == 0 {
-		limit = defaultLimit
-	}
+	out.limit = limit
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.targets[topic] = out
-	if s.limit == 0 || limit < s.limit {
-		s.limit = limit
-	}
 	return out, nil
+}
+
+// smallest is a limit that batches for all topics keep to.
+func (s *Sink) smallest() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	limit := largestWrite
+	for _, t := range s.targets {
+		limit = min(limit, cmp.Or(t.limit, defaultLimit))
+	}
+	return limit
 }
 
 // writable looks at a topic that is to be written to, and returns it and the
