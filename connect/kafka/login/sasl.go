@@ -131,11 +131,11 @@ func (s *SASL) user() string {
 // not yet on the other.
 const changeTime = time.Minute
 
-// MayBeChanging says that a refused login may be accepted soon: it was accepted
-// before, it has not been refused for long, and what it used can change while
-// the process runs.
+// MayBeChanging is to be called when a broker has refused a login. It says that
+// one may be accepted soon: it was accepted before, it has not been refused for
+// long, and what it used can change while the process runs.
 func (s *SASL) MayBeChanging() bool {
-	return s != nil && (s.PasswordFile != "" || s.OAuth != nil) && s.logins.refusedFor(time.Now(), changeTime)
+	return s != nil && (s.PasswordFile != "" || s.OAuth != nil) && s.logins.refused(time.Now(), changeTime)
 }
 
 // Accepted says that a broker has accepted a login.
@@ -152,15 +152,7 @@ func (s *SASL) Accepted() bool {
 type logins struct {
 	mu       sync.Mutex
 	accepted bool
-	since    time.Time // of the first attempt after the last success; zero: none
-}
-
-func (l *logins) begin(now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.since.IsZero() {
-		l.since = now
-	}
+	since    time.Time // of the first refusal after the last success; zero: none
 }
 
 func (l *logins) succeed() {
@@ -169,11 +161,15 @@ func (l *logins) succeed() {
 	l.accepted, l.since = true, time.Time{}
 }
 
-// refusedFor says that logins were accepted until less than limit ago.
-func (l *logins) refusedFor(now time.Time, limit time.Duration) bool {
+// refused notes a refusal, and says whether logins were accepted until less than
+// limit before the first one. An attempt that the network cut off is none.
+func (l *logins) refused(now time.Time, limit time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.accepted && (l.since.IsZero() || now.Sub(l.since) < limit)
+	if l.since.IsZero() {
+		l.since = now
+	}
+	return l.accepted && now.Sub(l.since) < limit
 }
 
 // noted is a mechanism whose logins are noted.
@@ -183,7 +179,6 @@ type noted struct {
 }
 
 func (n *noted) Authenticate(ctx context.Context, host string) (sasl.Session, []byte, error) {
-	n.logins.begin(time.Now())
 	s, first, err := n.Mechanism.Authenticate(ctx, host)
 	if err != nil {
 		return nil, nil, err

@@ -142,6 +142,7 @@ func TestRefusedLoginMayBeChanging(t *testing.T) {
 		try(false)
 		want(false, "never accepted")
 		try(true)
+		try(false) // the network cuts it off
 		wait(t, time.Hour)
 		try(false)
 		want(true, "refused just now")
