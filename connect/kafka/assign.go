@@ -71,6 +71,9 @@ func (s *Source) onAssigned(ctx context.Context, in offsets) (offsets, error) {
 		return offsets{}, nil
 	}
 	s.warnOfOthers(infos, positions)
+	if err := s.claimGroup(ctx, positions); err != nil {
+		return nil, err
+	}
 	lost, err := s.checkDiverged(ctx, positions)
 	if err != nil {
 		return nil, err
@@ -93,6 +96,35 @@ func (s *Source) warnOfOthers(infos []flow.PartitionInfo, positions []flow.Posit
 	}
 }
 
+// claimGroup leaves the flow's name with the offsets of the group, before anything
+// is read, and refuses a group that has another's. Of two flows that begin together
+// in a new group at least the one that looks last finds the other: both leave
+// their names before they look.
+func (s *Source) claimGroup(ctx context.Context, positions []flow.Position) error {
+	if s.cfg.Flow == "" {
+		return nil
+	}
+	return s.persist(ctx, func(ctx context.Context, c *cluster) error {
+		group, err := c.groupOffsets(ctx, s.cfg.Group, s.cfg.Flow)
+		if err != nil {
+			return err
+		}
+		// A position elsewhere, or somewhere else, is told as usual: once something is written.
+		unmarked := slices.DeleteFunc(slices.Clone(positions), func(pos flow.Position) bool {
+			g, ok := group[pos.Partition]
+			return pos.Offset < 0 || ok && (g.marked || g.offset != pos.Offset)
+		})
+		if len(unmarked) == 0 {
+			return nil
+		}
+		if err := s.Commit(ctx, unmarked); err != nil {
+			return err
+		}
+		_, err = c.groupOffsets(ctx, s.cfg.Group, s.cfg.Flow)
+		return err
+	})
+}
+
 // assigned lists what kgo passes to AdjustFetchOffsetsFn.
 func assigned(in offsets) ([]flow.Partition, map[flow.Partition]committed) {
 	var parts []flow.Partition
@@ -102,7 +134,7 @@ func assigned(in offsets) ([]flow.Partition, map[flow.Partition]committed) {
 			p := flow.Partition{Topic: t, ID: id}
 			parts = append(parts, p)
 			if eo := o.EpochOffset(); eo.Offset >= 0 {
-				group[p] = committed{eo.Offset, eo.Epoch}
+				group[p] = committed{offset: eo.Offset, epoch: eo.Epoch}
 			}
 		}
 	}

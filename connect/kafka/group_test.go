@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/penstockdev/penstock/flow"
@@ -441,6 +442,70 @@ func TestGroupBelongsToOneFlow(t *testing.T) {
 	if !strings.Contains(log.String(), "past the position of this flow") {
 		t.Errorf("no warning:\n%s", log.String())
 	}
+}
+
+// Two flows begin together in a new group. Neither has written anything when it is
+// told: each would get a part of the records only.
+func TestTwoFlowsBeginInOneGroup(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	cfg := b.config(b.topic(2))
+	var flows []*running
+	for _, name := range []string{"first", "second"} {
+		c := cfg
+		c.Flow = name
+		src, _ := open(t, c)
+		flows = append(flows, &running{Source: src})
+	}
+	for i, f := range flows {
+		flows[i] = read(t, f.Source, newIntake(t))
+	}
+	var err error
+	eventually(t, "one of them to be refused", func() bool {
+		for _, f := range flows {
+			if err == nil {
+				err = f.fatal()
+			}
+		}
+		return err != nil
+	})
+	wantError(t, "the other flow", err, flow.ClassFatal, "belongs to flow", cfg.Group, "lost then")
+}
+
+// The offset that is left with the flow's name is the position, so that it means
+// the same to a restart as none did.
+func TestGroupIsMarkedAtTheFirstAssignment(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	cfg := b.config(b.topic(2))
+	cfg.Flow = "first"
+	b.fill(cfg.Topics[0], 2, 0, 5)
+	b.commitAs(cfg.Group, cfg.Topics[0], 1, 4) // another program's; the position is 2
+	in := newIntake(t)
+	in.start = func(_ context.Context, p flow.PartitionInfo) int64 { return int64(p.ID + 1) }
+	run(t, cfg, in)
+	eventually(t, "the records", func() bool { return in.count() == 4+3 })
+	os, err := b.adm.FetchOffsets(t.Context(), cfg.Group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, _ := os.Lookup(cfg.Topics[0], 0); o.At != 1 || o.Metadata != "penstock:first" {
+		t.Errorf("the offset is %d, with %q", o.At, o.Metadata)
+	}
+	if o, _ := os.Lookup(cfg.Topics[0], 1); o.At != 4 || o.Metadata != "" {
+		t.Errorf("the other program's offset is %d, with %q", o.At, o.Metadata)
+	}
+}
+
+// commitAs commits an offset as a program would that is no Penstock.
+func (b *broker) commitAs(group, topic string, partition int32, at int64) {
+	b.t.Helper()
+	offsets := kadm.Offsets{}
+	offsets.AddOffset(topic, partition, at, -1)
+	eventually(b.t, "an offset of the group", func() bool {
+		resp, err := b.adm.CommitOffsets(b.t.Context(), group, offsets)
+		return err == nil && resp.Error() == nil
+	})
 }
 
 type lockedBuffer struct {

@@ -34,6 +34,7 @@ const (
 type committed struct {
 	offset int64
 	epoch  int32
+	marked bool // by the flow that asks
 }
 
 // cluster answers questions about a cluster over one admin client.
@@ -164,11 +165,12 @@ func (c *cluster) groupOffsets(ctx context.Context, group, flowName string) (map
 			if o.Err != nil {
 				return nil, c.conn.explain(fmt.Sprintf("%s for %s[%d]", doing, t, p), o.Err)
 			}
-			if m, ok := parseMark(o.Metadata); ok && flowName != "" && m.flow != flowName {
-				return nil, otherFlow(group, flow.Partition{Topic: t, ID: p}, m.flow, flowName)
+			m, marked := parseMark(o.Metadata)
+			if marked && flowName != "" && m.flow != flowName {
+				return nil, otherFlow(group, flow.Partition{Topic: t, ID: p}, m, flowName)
 			}
 			if o.At >= 0 {
-				out[flow.Partition{Topic: t, ID: p}] = committed{o.At, o.LeaderEpoch}
+				out[flow.Partition{Topic: t, ID: p}] = committed{o.At, o.LeaderEpoch, marked}
 			}
 		}
 	}
@@ -176,10 +178,14 @@ func (c *cluster) groupOffsets(ctx context.Context, group, flowName string) (map
 }
 
 // otherFlow is the error of a group that another flow has committed offsets of p in.
-func otherFlow(group string, p flow.Partition, other, flowName string) error {
+func otherFlow(group string, p flow.Partition, other mark, flowName string) error {
+	lost := "unless its target keeps positions, they are where it would go on, and lost then"
+	if other.source != "" {
+		lost = "they are where it would go on, and lost then"
+	}
 	return flow.Fatal(fmt.Errorf("kafka: group %s belongs to flow %s (it has committed offsets of %s), and this is flow %s: in one group "+
 		"each would get a part of the partitions only; give this flow a group of its own, or, if flow %s is gone for good, delete the group's offsets "+
-		"(kafka-consumer-groups.sh --delete --group %s)", group, other, p, flowName, other, group))
+		"(kafka-consumer-groups.sh --delete --group %s; %s)", group, other.flow, p, flowName, other.flow, group, lost))
 }
 
 // describe fills in what the engine wants to know of partitions: the ends of

@@ -89,7 +89,7 @@ func (s *TransactionalSink) Init(ctx context.Context, starts func(context.Contex
 	known := false
 	for p, k := range stored {
 		if k.flow != "" && k.flow != s.setup.Flow {
-			return otherFlow(s.group, p, k.flow, s.setup.Flow)
+			return otherFlow(s.group, p, k.mark, s.setup.Flow)
 		}
 		if !k.marked {
 			continue
@@ -214,6 +214,9 @@ func (s *TransactionalSink) claim(ctx context.Context, lane int, ps []flow.Parti
 		if !ok {
 			out[i] = flow.Checkpoint{Position: flow.Position{Partition: p, Offset: -1, LeaderEpoch: -1}}
 			continue
+		}
+		if k.flow != "" && k.flow != s.setup.Flow { // both have begun in an empty group
+			return nil, otherFlow(s.group, p, k.mark, s.setup.Flow)
 		}
 		out[i] = k.Checkpoint
 		out[i].Owner++

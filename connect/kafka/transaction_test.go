@@ -385,6 +385,17 @@ func TestClaimOfAMemberThatIsNone(t *testing.T) {
 	}
 }
 
+// TestClaimInAGroupOfAnotherFlow: two flows have begun in an empty group, and the
+// other one's first offsets are those that count.
+func TestClaimInAGroupOfAnotherFlow(t *testing.T) {
+	t.Parallel()
+	r := newTxnRig(t, 1)
+	p := r.start(func([]flow.Partition) (flow.Member, error) { return nobody, nil })
+	p.setup.Flow = "another"
+	_, err := p.Claim(t.Context(), 0, []flow.Partition{r.part(0)})
+	wantError(t, "the claim", err, flow.ClassFatal, "belongs to flow f", "this is flow another", "where it would go on, and lost then")
+}
+
 // TestStalePositionsSetNothingBack: a lane moves positions of a partition that
 // was taken over by another lane of the process meanwhile.
 func TestStalePositionsSetNothingBack(t *testing.T) {
