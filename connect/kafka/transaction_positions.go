@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -123,6 +124,11 @@ func (s *TransactionalSink) Init(ctx context.Context, starts func(context.Contex
 	}
 	if len(first) == 0 {
 		return nil
+	}
+	if len(stored) == 0 {
+		s.log.Warn("the group has no offsets: the flow begins anew. If it has run before, the broker has forgotten its positions, as it does when the group has no "+
+			"members for offsets.retention.minutes, or its topics were deleted, and records are written again or left out",
+			slog.String("flow", s.setup.Flow), slog.String("group", s.group))
 	}
 	// While the group has members nobody else may commit: of processes that
 	// start together the last one's starts count, before anybody has joined.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -382,6 +383,23 @@ func TestClaimOfAMemberThatIsNone(t *testing.T) {
 	wantError(t, "the claim", err, flow.ClassTransient, "a rebalance is under way")
 	if ctx.Err() != nil {
 		t.Error("it went on until its context ended")
+	}
+}
+
+// TestGroupWithoutOffsets: a flow whose positions the broker has forgotten begins
+// anew, and says so; one that goes on says nothing.
+func TestGroupWithoutOffsets(t *testing.T) {
+	t.Parallel()
+	r := newTxnRig(t, 1)
+	for _, warns := range []bool{true, false} {
+		var log lockedBuffer
+		cfg := SinkConfig{Connection: r.conn, Topic: r.target, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+		if _, err := r.open(cfg, func([]flow.Partition) (flow.Member, error) { return nobody, nil }); err != nil {
+			t.Fatal(err)
+		}
+		if said := strings.Contains(log.String(), "the flow begins anew"); said != warns {
+			t.Errorf("want a warning: %t; the log is\n%s", warns, log.String())
+		}
 	}
 }
 
