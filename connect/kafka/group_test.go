@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/penstockdev/penstock/flow"
 	"github.com/penstockdev/penstock/internal/testservice"
@@ -494,6 +497,64 @@ func TestGroupIsMarkedAtTheFirstAssignment(t *testing.T) {
 	}
 	if o, _ := os.Lookup(cfg.Topics[0], 1); o.At != 4 || o.Metadata != "" {
 		t.Errorf("the other program's offset is %d, with %q", o.At, o.Metadata)
+	}
+}
+
+// joinOnly joins the group without sharing anything out, as a leader does that
+// has died at once. With the id of a member it joins anew.
+func (b *broker) joinOnly(group, topic, id string) string {
+	b.t.Helper()
+	meta := kmsg.NewConsumerMemberMetadata()
+	meta.Topics = []string{topic}
+	protocol := kmsg.NewJoinGroupRequestProtocol()
+	protocol.Name, protocol.Metadata = "cooperative-sticky", meta.AppendTo(nil)
+	req := kmsg.NewPtrJoinGroupRequest()
+	req.Group, req.MemberID, req.ProtocolType = group, id, "consumer"
+	req.SessionTimeoutMillis, req.RebalanceTimeoutMillis = 40_000, 40_000
+	req.Protocols = append(req.Protocols, protocol)
+	eventually(b.t, "a leader", func() bool {
+		resp, err := req.RequestWith(b.t.Context(), b.cl)
+		if err == nil {
+			err = kerr.ErrorForCode(resp.ErrorCode)
+			req.MemberID = cmp.Or(resp.MemberID, req.MemberID)
+		}
+		return err == nil
+	})
+	return req.MemberID
+}
+
+// A group that waits for a leader answers nothing. Close does not wait for it.
+func TestCloseWhileTheGroupIsSilent(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	cfg := b.config(b.topic(1))
+	cfg.SessionTimeout, cfg.RebalanceTimeout = 40*time.Second, 40*time.Second
+	state := func() (string, int) {
+		groups, err := b.adm.DescribeGroups(t.Context(), cfg.Group)
+		if err != nil {
+			return "", 0
+		}
+		return groups[cfg.Group].State, len(groups[cfg.Group].Members)
+	}
+	leader := b.joinOnly(cfg.Group, cfg.Topics[0], "")
+	r := run(t, cfg, newIntake(t))
+	eventually(t, "the source to join", func() bool {
+		s, n := state()
+		return s == "PreparingRebalance" && n == 2
+	})
+	b.joinOnly(cfg.Group, cfg.Topics[0], leader)
+	eventually(t, "both to wait for the leader", func() bool {
+		s, n := state()
+		return s == "CompletingRebalance" && n == 2
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	start := time.Now()
+	if err := r.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 6*time.Second {
+		t.Errorf("Close took %s, and was given 1s", took)
 	}
 }
 

@@ -36,6 +36,7 @@ type Source struct {
 	wakePoll context.CancelFunc // interrupts the poll under way; nil if there is none
 	admin    *cluster           // from Open on
 	cl       *kgo.Client        // from Subscribe on
+	cut      context.CancelFunc // ends what cl waits for
 	in       flow.Intake
 	closed   bool
 	parts    map[flow.Partition]*partition // owned by this process
@@ -158,10 +159,13 @@ func (s *Source) Subscribe(_ context.Context, in flow.Intake) error {
 		return flow.Fatal(errors.New("kafka: Subscribe for the second time"))
 	}
 	s.in = in
-	opts = slices.Concat(opts, s.groupOptions(), []kgo.Opt{kgo.WithDecompressor(newDecompressor(s.admin.cl))}, s.extra)
+	var life context.Context // until Close
+	life, s.cut = context.WithCancel(context.Background())
+	opts = slices.Concat(opts, s.groupOptions(), []kgo.Opt{kgo.WithContext(life), kgo.WithDecompressor(newDecompressor(s.admin.cl))}, s.extra)
 	// The callbacks use s.cl: they wait for mu.
 	s.cl, err = kgo.NewClient(opts...)
 	if err != nil {
+		s.cut()
 		return flow.Fatal(fmt.Errorf("kafka: %w", err))
 	}
 	return nil
@@ -355,6 +359,9 @@ func (s *Source) Close(ctx context.Context) error {
 func (s *Source) leave(ctx context.Context, cl *kgo.Client) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	defer s.cut()
+	// kgo leaves after what it waits for, a rebalance, and Close waits for that.
+	defer context.AfterFunc(ctx, s.cut)()
 	id, _ := cl.GroupMetadata()
 	err := cl.LeaveGroupContext(ctx)
 	if s.cfg.InstanceID != "" && errors.Is(err, kerr.InvalidRequest) {
