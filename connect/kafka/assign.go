@@ -28,6 +28,7 @@ func (s *Source) onSettle(ctx context.Context, _ *kgo.Client, added map[string][
 			ps = append(ps, flow.Partition{Topic: t, ID: id})
 		}
 	}
+	s.sayStandby(len(ps))
 	if len(ps) == 0 {
 		return
 	}
@@ -40,6 +41,18 @@ func (s *Source) onSettle(ctx context.Context, _ *kgo.Client, added map[string][
 		}
 		return err
 	})
+}
+
+// sayStandby says once that this process has joined and has nothing to do.
+func (s *Source) sayStandby(added int) {
+	s.mu.Lock()
+	owns := added + len(s.parts)
+	said := s.standby
+	s.standby = owns == 0
+	s.mu.Unlock()
+	if owns == 0 && !said {
+		s.log.Info("standby: all partitions are with other members", slog.String("group", s.cfg.Group))
+	}
 }
 
 // onAssigned is kgo's AdjustFetchOffsetsFn: kgo calls it with the partitions
@@ -227,6 +240,7 @@ func (s *Source) accept(infos []flow.PartitionInfo, positions []flow.Position, l
 			continue
 		}
 		p.next, p.stopped, p.fresh, p.since = pos.Offset, false, true, s.poll
+		p.at = time.Now()
 		if out[p.Topic] == nil {
 			out[p.Topic] = map[int32]kgo.Offset{}
 		}

@@ -193,6 +193,14 @@ func (c *SourceConfig) startTime() (time.Time, error) {
 	return t, nil
 }
 
+// timesOfMember says that the times which a classic member chooses are not the
+// defaults.
+func (c *SourceConfig) timesOfMember() bool {
+	var d SourceConfig
+	connect.Defaults(&d)
+	return c.SessionTimeout != d.SessionTimeout || c.HeartbeatInterval != d.HeartbeatInterval
+}
+
 // isolation is the level in Kafka's protocol.
 func (c *SourceConfig) isolation() int8 {
 	if c.Isolation == readCommitted {

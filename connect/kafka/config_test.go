@@ -92,6 +92,52 @@ func TestValidateNamesAllFaults(t *testing.T) {
 	}
 }
 
+func TestConnectionOfTheSourceIsTakenAsAWhole(t *testing.T) {
+	half := Connection{TLS: &TLS{}}
+	for name, err := range map[string]error{
+		"sink":         (&SinkConfig{Connection: half, Topic: "t", TransactionTimeout: time.Second}).Validate(),
+		"dead letters": (&DeadLetterConfig{Connection: half, Topic: "t"}).Validate(),
+	} {
+		wantField(t, "brokers", err)
+		if err == nil || !strings.Contains(err.Error(), "only as a whole") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTimesOfTheConsumerProtocol(t *testing.T) {
+	c := SourceConfig{Protocol: protocolConsumer}
+	connect.Defaults(&c)
+	if c.timesOfMember() {
+		t.Error("the defaults were taken for a choice")
+	}
+	c.HeartbeatInterval = time.Second
+	if !c.timesOfMember() {
+		t.Error("heartbeat_interval was overlooked")
+	}
+}
+
+// A right to read that goes missing is waited for a moment, if there was one.
+func TestRefusalOfWhatCouldBeRead(t *testing.T) {
+	start := time.Now()
+	p := partition{at: start}
+	for _, c := range []struct {
+		after time.Duration
+		want  bool
+	}{
+		{time.Second, false}, // refused from the beginning
+		{time.Minute, true},
+		{time.Minute + 4*time.Second, true},
+		{time.Minute + 6*time.Second, false},
+		{time.Minute + 7*time.Second, false},
+		{time.Hour, true}, // granted since, and refused again
+	} {
+		if got := p.refuse(start.Add(c.after)); got != c.want {
+			t.Errorf("refused after %s: waited for: %t", c.after, got)
+		}
+	}
+}
+
 func TestDeadLettersOfTheSourcesOwnTopic(t *testing.T) {
 	source := &SourceConfig{Connection: Connection{Brokers: []string{"a:1", "b:1"}}, Topics: []string{"x"}}
 	for _, c := range []struct {

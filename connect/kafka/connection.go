@@ -69,6 +69,18 @@ func (c *Connection) unset() bool {
 	return len(c.Brokers) == 0 && c.TLS == nil && c.SASL == nil
 }
 
+// missing is the error of a connection without brokers, which the source's would
+// take the place of.
+func (c *Connection) missing() error {
+	switch {
+	case len(c.Brokers) > 0:
+		return nil
+	case c.unset():
+		return connect.Errorf("brokers", "name at least one broker, as host:port: the source gives none")
+	}
+	return connect.Errorf("brokers", "the connection is taken from the source only as a whole: name the brokers beside tls and sasl, or remove tls and sasl here")
+}
+
 // principal names whom the cluster sees, for messages.
 func (c *Connection) principal() string {
 	name, known := login.Principal(c.TLS, c.SASL)

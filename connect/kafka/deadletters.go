@@ -53,10 +53,7 @@ func (c *DeadLetterConfig) Complete(with connect.Context) error {
 // of them.
 func (c *DeadLetterConfig) Validate() error {
 	var errs []error
-	if len(c.Brokers) == 0 {
-		errs = append(errs, connect.Errorf("brokers", "name at least one broker, as host:port: the source gives none"))
-	}
-	errs = append(errs, c.Connection.Validate())
+	errs = append(errs, c.missing(), c.Connection.Validate())
 	switch {
 	case !isTopicName(c.Topic):
 		errs = append(errs, connect.Errorf("topic", "%q is not a topic's name: want 1 to 249 letters, digits, dots, dashes or underscores", c.Topic))

@@ -7,13 +7,16 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/penstockdev/penstock/connect"
 	"github.com/penstockdev/penstock/connect/kafka/login"
@@ -48,6 +51,9 @@ func (c *Connection) explain(doing string, err error, needs ...right) error {
 
 // What takes the place of kgo's words about the size of an answer.
 var errNotKafka = errors.New("what answers there is not a Kafka broker")
+
+// offerTime bounds how long an error waits for what the brokers offer.
+const offerTime = 3 * time.Second
 
 const notKafka = "check the host and the port in brokers; if the listener wants TLS, set tls"
 
@@ -134,9 +140,36 @@ func (c *Connection) diagnoseLogin(err error) (string, flow.Class) {
 		if c.SASL != nil {
 			mechanism = c.SASL.Mechanism
 		}
-		return "the listener does not accept SASL mechanism " + mechanism + ": set sasl.mechanism to one that it offers, or use another port", flow.ClassFatal
+		return "the listener does not accept SASL mechanism " + mechanism + ": set sasl.mechanism to one that it offers" + c.offered() + ", or use another port", flow.ClassFatal
 	}
 	return "", flow.ClassUnknown
+}
+
+// offered names the SASL mechanisms of the brokers, if one answers soon: kgo
+// keeps that to itself.
+//
+//nolint:contextcheck,nolintlint // for an error, whose context may have ended; offerTime bounds it. nolintlint does not see that it counts
+func (c *Connection) offered() string {
+	dial, err := login.Options(c.TLS, nil, slog.Default())
+	if err != nil || c.SASL == nil {
+		return ""
+	}
+	cl, err := kgo.NewClient(append(dial, kgo.SeedBrokers(c.Brokers...), kgo.DisableClientMetrics(), kgo.RequestRetries(0))...)
+	if err != nil {
+		return ""
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(cl.Context(), offerTime)
+	defer cancel()
+	req := kmsg.NewPtrSASLHandshakeRequest()
+	req.Mechanism = c.SASL.Mechanism
+	for _, b := range cl.SeedBrokers() {
+		answer, err := b.Request(ctx, req)
+		if resp, ok := answer.(*kmsg.SASLHandshakeResponse); ok && err == nil && len(resp.SupportedMechanisms) > 0 {
+			return " (" + strings.Join(resp.SupportedMechanisms, ", ") + ")"
+		}
+	}
+	return ""
 }
 
 // right is something that an ACL can allow: operations on one resource.

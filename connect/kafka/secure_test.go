@@ -56,6 +56,17 @@ func (s *secure) app(topic string) SourceConfig {
 	return cfg
 }
 
+// The broker of the tests offers every mechanism that there is here, so what it
+// says to another is said for it.
+func TestMechanismThatIsNotOffered(t *testing.T) {
+	t.Parallel()
+	cfg := newSecure(t).app("any")
+	wantError(t, "a mechanism", cfg.explain("connecting", kerr.UnsupportedSaslMechanism), flow.ClassFatal,
+		"does not accept SASL mechanism SCRAM-SHA-512", "one that it offers (", "OAUTHBEARER")
+	cfg.Brokers = []string{"127.0.0.1:1"}
+	wantError(t, "nobody to ask", cfg.explain("connecting", kerr.UnsupportedSaslMechanism), flow.ClassFatal, "one that it offers, or")
+}
+
 func TestLogins(t *testing.T) {
 	t.Parallel()
 	s := newSecure(t)

@@ -71,10 +71,7 @@ func (c *SinkConfig) Complete(with connect.Context) error {
 // of them.
 func (c *SinkConfig) Validate() error {
 	var errs []error
-	if len(c.Brokers) == 0 {
-		errs = append(errs, connect.Errorf("brokers", "name at least one broker, as host:port: the source gives none"))
-	}
-	errs = append(errs, c.Connection.Validate(), c.validateTopics())
+	errs = append(errs, c.missing(), c.Connection.Validate(), c.validateTopics())
 	if c.TransactionTimeout < time.Second || c.TransactionTimeout > 15*time.Minute {
 		errs = append(errs, connect.Errorf("transaction_timeout", "%s is out of range; want 1s to 15m", c.TransactionTimeout))
 	}

@@ -176,7 +176,7 @@ func TestSinkFindsAndCreatesTopics(t *testing.T) {
 	}{
 		"missing":        {SinkConfig{Connection: at, Topic: name + ".missing"}, "does not exist"},
 		"too narrow":     {SinkConfig{Connection: at, Topic: b.topic(2), Source: &src}, "2 partitions"},
-		"dead letters":   {SinkConfig{Connection: at, Topic: b.topic(3), DeadLetterTopic: name + ".missing"}, "does not exist"},
+		"dead letters":   {SinkConfig{Connection: at, Topic: b.topic(3), DeadLetterTopic: name + ".missing"}, "dead_letter_topic: kafka: topic " + name + ".missing does not exist"},
 		"narrow, by key": {SinkConfig{Connection: at, Topic: b.topic(2), Source: &src, Partition: partitionKey}, ""},
 	} {
 		_, err := openSink(t, c.cfg)

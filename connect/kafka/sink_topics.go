@@ -104,7 +104,7 @@ func (s *Sink) lookAtTopics(ctx context.Context) error {
 	if s.cfg.DeadLetterTopic != "" {
 		t, err := s.find(ctx, s.cfg.DeadLetterTopic, source.most, source.limit)
 		if err != nil {
-			return err
+			return fmt.Errorf("dead_letter_topic: %w", err)
 		}
 		s.letters = t.partitions
 	}

@@ -39,6 +39,7 @@ type Source struct {
 	cut      context.CancelFunc // ends what cl waits for
 	in       flow.Intake
 	closed   bool
+	standby  bool                          // it was said that this process owns nothing
 	parts    map[flow.Partition]*partition // owned by this process
 	paused   map[flow.Partition]bool       // by the engine
 	failures []error                       // for Read to return
@@ -76,6 +77,9 @@ type partition struct {
 	// a change (moved) is repeated until a poll proves that it has.
 	fresh, moved bool
 	epoch        int32 // of the position that moved asks for
+	// at is when the partition was assigned; refused and refusedLast are the first
+	// and the last of the refusals that go on.
+	at, refused, refusedLast time.Time
 }
 
 // NewSource makes a source. It connects to nothing.
@@ -158,10 +162,15 @@ func (s *Source) Subscribe(_ context.Context, in flow.Intake) error {
 	case s.cl != nil:
 		return flow.Fatal(errors.New("kafka: Subscribe for the second time"))
 	}
+	if s.cfg.Protocol == protocolConsumer && s.cfg.timesOfMember() {
+		s.log.Warn("session_timeout and heartbeat_interval have no effect with protocol: consumer: set group.consumer.session.timeout.ms and "+
+			"group.consumer.heartbeat.interval.ms of the brokers, or consumer.session.timeout.ms and consumer.heartbeat.interval.ms of the group",
+			slog.String("group", s.cfg.Group))
+	}
 	s.in = in
 	var life context.Context // until Close
 	life, s.cut = context.WithCancel(context.Background())
-	opts = slices.Concat(opts, s.groupOptions(), []kgo.Opt{kgo.WithContext(life), kgo.WithDecompressor(newDecompressor(s.admin.cl))}, s.extra)
+	opts = slices.Concat(opts, s.groupOptions(), []kgo.Opt{kgo.WithContext(life), kgo.WithDecompressor(newDecompressor(s.admin.cl))}, s.extra) //nolint:contextcheck // it outlives the call
 	// The callbacks use s.cl: they wait for mu.
 	s.cl, err = kgo.NewClient(opts...)
 	if err != nil {

@@ -18,6 +18,8 @@ const (
 	reportEvery = 10 * time.Second
 	// checkEvery is how often the id of a topic in trouble is looked up.
 	checkEvery = time.Second
+	// rightsTime is how long a broker may take to learn the rights after its start.
+	rightsTime = 5 * time.Second
 )
 
 // trouble is an error that a poll brought. Topic is empty for the group's.
@@ -55,6 +57,9 @@ func (s *Source) judge(ctx context.Context, troubles []trouble) {
 			s.losePosition(t.Partition, begin, end, "")
 		case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID), errors.Is(err, kerr.UnknownTopicOrPartition):
 			topics[t.Topic] = err
+		case errors.Is(err, kerr.TopicAuthorizationFailed) && s.mayPass(t.Partition):
+			s.report(t.Topic, flow.Transient(fmt.Errorf("%w; it could be read until now, and a broker that has just started does not know all rights yet: trying again for %s",
+				s.cfg.explain("fetching "+t.String(), err), rightsTime)))
 		case kerr.IsRetriable(err), errors.Is(err, kerr.UnknownServerError):
 			s.report(t.Topic, flow.Transient(fmt.Errorf("kafka: fetching %s: %w", t.Partition, err)))
 		default:
@@ -67,6 +72,25 @@ func (s *Source) judge(ctx context.Context, troubles []trouble) {
 	for topic, err := range topics {
 		s.checkTopic(ctx, topic, err)
 	}
+}
+
+// mayPass says that a missing right to read may be there soon.
+func (s *Source) mayPass(name flow.Partition) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.parts[name]
+	return p != nil && p.refuse(time.Now())
+}
+
+// refuse notes that a broker does not let the partition be read, and says
+// whether it did until less than rightsTime ago. Who is refused from the
+// beginning has no right.
+func (p *partition) refuse(now time.Time) bool {
+	if now.Sub(p.refusedLast) > rightsTime {
+		p.refused = now
+	}
+	p.refusedLast = now
+	return p.refused.Sub(p.at) > rightsTime && now.Sub(p.refused) < rightsTime
 }
 
 // report leaves err for Read to return: always, if it is not transient.
