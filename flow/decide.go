@@ -49,10 +49,12 @@ func (l *limits) full(s batchState) bool { return s.records >= l.records || s.by
 // again (0: only when something changes).
 func (l *limits) ready(s batchState) (bool, time.Duration) {
 	switch {
-	case l.full(s), s.full && s.records > 0, s.draining:
+	case l.full(s), s.draining:
 		return true, 0
 	case !s.writerIdle:
-		return false, 0 // collects until the writer asks
+		return false, 0 // collects until the writer asks: more batches would only be smaller
+	case s.full && s.records > 0:
+		return true, 0
 	}
 	patience := l.linger
 	if s.lagging {

@@ -19,7 +19,8 @@ func TestBatchIsCutByCountBytesOrTime(t *testing.T) {
 	}{
 		"enough records":             {batchState{records: 100}, true, 0},
 		"enough bytes":               {batchState{records: 1, bytes: 1000}, true, 0},
-		"nothing more fits":          {batchState{records: 1, full: true}, true, 0},
+		"nothing more fits":          {batchState{records: 1, full: true, writerIdle: true}, true, 0},
+		"full, but the writer busy":  {batchState{records: 1, full: true}, false, 0},
 		"the flow stops":             {batchState{records: 1, draining: true}, true, 0},
 		"writer busy: collect":       {batchState{records: 50, waited: time.Hour}, false, 0},
 		"writer idle: wait":          {batchState{records: 50, writerIdle: true, waited: 4 * time.Millisecond}, false, 6 * time.Millisecond},

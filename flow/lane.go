@@ -317,6 +317,11 @@ func (l *lane) state(now time.Time) batchState {
 		}
 	}
 	s.lagging = lag > int64(l.limits.records)
+	if s.lagging && l.unfinished == 0 && !l.idleSince.IsZero() {
+		// What came while a batch was written is not to be cut the moment that is
+		// done: there is more, and a fuller batch costs less.
+		s.waited = min(s.waited, now.Sub(l.idleSince))
+	}
 	return s
 }
 

@@ -40,7 +40,7 @@ type LogSource struct {
 	gate chan struct{}
 	// troubled says that the last Read returned an error. Used by Read alone.
 	troubled bool
-	in   flow.Intake // set by Subscribe, before the session starts
+	in       flow.Intake // set by Subscribe, before the session starts
 
 	life   sync.Mutex // guards the two below
 	cancel context.CancelFunc
