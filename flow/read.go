@@ -73,7 +73,9 @@ func (f *Flow) readLoop(ctx context.Context) {
 // took so long, and was held up by full lanes before.
 func (f *Flow) sizeFetch(heldUp, took time.Duration) {
 	r := &f.reading
-	r.largest = max(r.bytes, r.largest-r.largest/16)
+	if r.records > 0 { // else the Read was interrupted, and says nothing
+		r.largest = max(r.bytes, r.largest-r.largest/16)
+	}
 	if r.sizer != nil && r.records > 0 {
 		most := r.sizer.FetchSize()
 		size := most
