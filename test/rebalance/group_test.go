@@ -14,7 +14,7 @@ import (
 )
 
 // patience bounds every wait: a machine may be busy.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // stays is the member in the test's own process, which is there all the time.
 const stays = "stays"
