@@ -36,6 +36,8 @@ type Flow struct {
 	buffers slab.Pool[Record]
 
 	room chan struct{} // wakes the reader
+	// standing: the reader waits for room, so no lane gets more.
+	standing atomic.Bool
 	// reading belongs to the reader.
 	reading struct {
 		records, bytes int64 // that Deliver has taken since the last Read
@@ -76,7 +78,8 @@ func New(cfg Config) (*Flow, error) {
 	cfg.setDefaults()
 	f := &Flow{
 		cfg: cfg, log: cfg.Logger.With(slog.String("flow", cfg.Name)),
-		buffers: slab.Pool[Record]{Max: maxFreeRecords}, room: make(chan struct{}, 1), parts: map[Partition]*partition{}, retries: map[*lane]*retryState{}, waiting: map[Partition]error{}, state: StateStarting,
+		buffers: slab.Pool[Record]{Max: maxFreeRecords}, room: make(chan struct{}, 1),
+		parts: map[Partition]*partition{}, retries: map[*lane]*retryState{}, waiting: map[Partition]error{}, state: StateStarting,
 	}
 	f.checkpoints, _ = cfg.Sink.(Checkpointer)
 	store, ok := cfg.Sink.(DeadLetterStore)

@@ -305,7 +305,7 @@ func (l *lane) cutWhenReady(ctx context.Context, b *laneBatch, timer *time.Timer
 func (l *lane) state(now time.Time) batchState {
 	s := batchState{
 		records: l.records, bytes: l.bytes, writerIdle: l.unfinished == 0, draining: l.draining,
-		full: l.buffered() >= l.f.roomBelow,
+		full: l.buffered() >= l.f.roomBelow || l.f.standing.Load(),
 	}
 	var lag int64
 	for _, p := range l.parts {

@@ -27,9 +27,7 @@ func (f *Flow) readLoop(ctx context.Context) {
 			continue
 		}
 		err := f.cfg.Source.Read(reading)
-		for _, l := range f.lanes {
-			l.poke()
-		}
+		f.pokeLanes()
 		f.mu.Lock()
 		f.wakeRead = nil
 		f.mu.Unlock()
@@ -171,17 +169,27 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 		if room > 0 && fits && (full == 0 || pauser != nil && hungry) || seeks {
 			return true
 		}
+		f.standing.Store(true)
+		f.pokeLanes() // to wait for more would be in vain
 		select {
 		case <-f.room:
 		case <-ctx.Done():
 			return false
 		}
+		f.standing.Store(false)
+	}
+}
+
+func (f *Flow) pokeLanes() {
+	for _, l := range f.lanes {
+		l.poke()
 	}
 }
 
 // roomChanged makes the reader look at the lanes again. While partitions are
 // paused it interrupts a Read: what it waits for may be in one of them.
 func (f *Flow) roomChanged() {
+	f.standing.Store(false) // the reader decides anew, before a lane takes it for full
 	select {
 	case f.room <- struct{}{}:
 	default:

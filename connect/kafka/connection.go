@@ -64,6 +64,19 @@ func isAddress(b string) bool {
 	})
 }
 
+// complete takes the source's connection where nothing says where to connect;
+// only the client's name may differ.
+func (c *Connection) complete(source *Connection) {
+	if !c.unset() {
+		return
+	}
+	id := c.ClientID
+	*c = *source
+	if id != "" {
+		c.ClientID = id
+	}
+}
+
 // unset reports whether nothing says where to connect.
 func (c *Connection) unset() bool {
 	return len(c.Brokers) == 0 && c.TLS == nil && c.SASL == nil

@@ -39,13 +39,7 @@ func (c *DeadLetterConfig) Complete(with connect.Context) error {
 		return nil
 	}
 	c.Source = source
-	if c.unset() {
-		id := c.ClientID
-		c.Connection = source.Connection
-		if id != "" {
-			c.ClientID = id
-		}
-	}
+	c.complete(&source.Connection)
 	return nil
 }
 

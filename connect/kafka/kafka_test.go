@@ -116,19 +116,11 @@ func (b *broker) create(name string, partitions int32, configs ...string) {
 	if _, err := b.adm.CreateTopic(b.t.Context(), partitions, 1, m, name); err != nil {
 		b.t.Fatalf("create topic %s: %v", name, err)
 	}
-	b.awaitTopic(name, partitions)
+	testservice.AwaitTopic(b.t, b.adm, name, int(partitions))
 	b.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience) // t's has ended
 		defer cancel()
 		_, _ = b.adm.DeleteTopic(ctx, name)
-	})
-}
-
-func (b *broker) awaitTopic(name string, partitions int32) {
-	b.t.Helper()
-	eventually(b.t, "topic "+name+" to be known", func() bool {
-		ends, err := b.adm.ListEndOffsets(b.t.Context(), name)
-		return err == nil && ends.Error() == nil && len(ends[name]) >= int(partitions)
 	})
 }
 

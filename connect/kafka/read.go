@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"math"
 	"slices"
 	"time"
 
@@ -73,12 +72,11 @@ func (s *Source) answers(ctx context.Context) bool {
 
 // readOnce polls and delivers. troubled says that there were errors.
 func (s *Source) readOnce(ctx context.Context) (delivered, troubled bool, err error) {
-	limit := time.Duration(math.MaxInt64)
-	if s.inTrouble() {
-		limit = probeEvery
-	}
-	pollCtx, cancel := context.WithTimeout(ctx, limit)
+	pollCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if s.inTrouble() {
+		defer time.AfterFunc(probeEvery, cancel).Stop()
+	}
 	cl := s.client()
 	if cl == nil {
 		return false, false, errClosed

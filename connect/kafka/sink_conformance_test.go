@@ -197,7 +197,7 @@ func (b *broker) ensure(name string, partitions int32) {
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		b.t.Fatalf("create topic %s: %v", name, err)
 	}
-	b.awaitTopic(name, partitions)
+	testservice.AwaitTopic(b.t, b.adm, name, int(partitions))
 }
 
 // committed returns what a reader of committed records finds in the topic now,

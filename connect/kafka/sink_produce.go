@@ -73,37 +73,37 @@ func (p *producer) prepare(ctx context.Context, b *flow.Batch, letters []flow.De
 		}
 		p.targets = append(p.targets, t)
 	}
-	if err := p.reject(ctx, b); err != nil {
+	largest, err := p.largest(ctx, b)
+	if err != nil {
 		return false, err
 	}
-	p.limit = p.s.smallest()
-	for i := b.Next(0); i >= 0 && !large; i = b.Next(i + 1) {
-		large = batchOf(&b.Records[i]) > p.limit
-	}
 	for i := range letters {
-		large = large || batchOf(letters[i].Record)+letterOverhead > p.limit
+		largest = max(largest, batchOf(letters[i].Record)+letterOverhead)
 	}
-	return large, nil
+	p.limit = p.s.smallest()
+	return largest > p.limit, nil
 }
 
-// reject returns the error of rows that are surely too large for their topic, by
-// its limit as it is now.
-func (p *producer) reject(ctx context.Context, b *flow.Batch) error {
+// largest returns the size of the largest row, or the error of rows that are
+// surely too large for their topic, by its limit as it is now.
+func (p *producer) largest(ctx context.Context, b *flow.Batch) (largest int, err error) {
 	var rows []int
 	var first *target // of the rows
 	for k := range b.Parts {
-		part, fresh := &b.Parts[k], false
+		part, fresh, most := &b.Parts[k], false, p.most(p.targets[k])
 		for i := b.Next(part.First); i >= 0 && i < part.End; i = b.Next(i + 1) {
 			size := batchOf(&b.Records[i])
-			if size <= p.most(p.targets[k]) {
+			largest = max(largest, size)
+			if size <= most {
 				continue
 			}
 			if !fresh && size <= largestWrite { // the limit may have been raised
 				t, err := p.s.find(ctx, p.targets[k].name, p.targets[k].partitions, p.targets[k].limit)
 				if err != nil {
-					return err
+					return 0, err
 				}
-				if p.targets[k], fresh = t, true; size <= p.most(t) {
+				p.targets[k], fresh, most = t, true, p.most(t)
+				if size <= most {
 					continue
 				}
 			}
@@ -113,9 +113,9 @@ func (p *producer) reject(ctx context.Context, b *flow.Batch) error {
 		}
 	}
 	if rows == nil {
-		return nil
+		return largest, nil
 	}
-	return oversized(b, rows, first)
+	return 0, oversized(b, rows, first)
 }
 
 // most is how large a record of the topic can be, before it is compressed.

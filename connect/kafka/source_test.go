@@ -260,7 +260,7 @@ func TestRecreatedTopic(t *testing.T) {
 				return err == nil
 			})
 			fresh := brokerAt(t, b.addr)
-			fresh.awaitTopic(topic, 1)
+			testservice.AwaitTopic(t, fresh.adm, topic, 1)
 			fresh.fill(topic, 1, 1000, 30)
 			eventually(t, "an error", func() bool { return r.fatal() != nil })
 			var lost *flow.PositionLostError

@@ -405,6 +405,38 @@ func (r *copyRig) kick(m *member) {
 	}
 }
 
+// hold holds the next lane that is about to add its offsets, once it is armed.
+type hold struct {
+	held chan struct{} // tells when it does
+
+	mu   sync.Mutex
+	lane *gate // guarded by mu; nil: nothing is held
+}
+
+func newHold() *hold { return &hold{held: make(chan struct{}, 1)} }
+
+// pass is memberOptions.offsets.
+func (h *hold) pass(context.Context, []flow.Partition) {
+	h.mu.Lock()
+	lane := h.lane
+	h.lane = nil
+	h.mu.Unlock()
+	if lane != nil {
+		h.held <- struct{}{}
+		<-lane.opened
+	}
+}
+
+// arm returns the gate that lets the lane go on.
+func (h *hold) arm(t *testing.T) *gate {
+	lane := newGate()
+	t.Cleanup(lane.open)
+	h.mu.Lock()
+	h.lane = &lane
+	h.mu.Unlock()
+	return &lane
+}
+
 // A partition is lost, and comes back to the same process, while a lane is
 // between its records and their offsets. The group takes the offsets under the
 // new membership; the records must not be there twice all the same.
@@ -417,28 +449,13 @@ func TestPartitionLostAndBackDuringATransaction(t *testing.T) {
 			if how == "an eager rebalance" {
 				r.cfg.Assignor = "range"
 			}
-			var mu sync.Mutex
-			var hold *gate // once; guarded by mu
-			held := make(chan struct{}, 1)
-			a := r.start(memberOptions{timeout: time.Minute, offsets: func(context.Context, []flow.Partition) {
-				mu.Lock()
-				g := hold
-				hold = nil
-				mu.Unlock()
-				if g != nil {
-					held <- struct{}{}
-					<-g.opened
-				}
-			}})
+			hold := newHold()
+			a := r.start(memberOptions{timeout: time.Minute, offsets: hold.pass})
 			r.fill(r.source, 1, 0, 5)
 			eventually(t, "the first records", func() bool { return a.Status().Rows == 5 })
-			lane := newGate()
-			t.Cleanup(lane.open)
-			mu.Lock()
-			hold = &lane
-			mu.Unlock()
+			lane := hold.arm(t)
 			r.fill(r.source, 1, 5, 5)
-			receive(t, "the lane to be held", held)
+			receive(t, "the lane to be held", hold.held)
 			before := a.rebalanced()
 			if r.cfg.Assignor == "range" {
 				a.src.client().ForceRebalance()
@@ -494,28 +511,13 @@ func TestDeadLettersFollowThePositions(t *testing.T) {
 	r := newCopyRig(t, 1, "classic")
 	letters := &slowLetters{taking: make(chan struct{}, 10), taken: newGate()}
 	letters.taken.open()
-	var mu sync.Mutex
-	var hold *gate // once; guarded by mu
-	held := make(chan struct{}, 1)
-	a := r.start(memberOptions{letters: letters, reject: "poison", offsets: func(context.Context, []flow.Partition) {
-		mu.Lock()
-		g := hold
-		hold = nil
-		mu.Unlock()
-		if g != nil {
-			held <- struct{}{}
-			<-g.opened
-		}
-	}})
+	hold := newHold()
+	a := r.start(memberOptions{letters: letters, reject: "poison", offsets: hold.pass})
 	r.fill(r.source, 1, 0, 5)
 	eventually(t, "the first records", func() bool { return a.Status().Rows == 5 })
-	lane := newGate()
-	t.Cleanup(lane.open)
-	mu.Lock()
-	hold = &lane
-	mu.Unlock()
+	lane := hold.arm(t)
 	r.produce(&kgo.Record{Topic: r.source, Value: []byte("poison")})
-	receive(t, "the lane to be held", held)
+	receive(t, "the lane to be held", hold.held)
 	if n := len(letters.taking); n > 0 {
 		t.Errorf("%d dead letters were put before the positions were accepted", n)
 	}

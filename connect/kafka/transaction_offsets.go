@@ -38,8 +38,8 @@ func (t *txnOffsets) addGroup(ctx context.Context) error {
 	})
 }
 
-// commit adds the positions after the parts, as m. The zero Generation -1 without
-// an ID asks for no membership.
+// commit adds the positions after the parts, as m, or as nobody: then the
+// coordinator asks for no membership.
 func (t *txnOffsets) commit(ctx context.Context, m flow.Member, parts []flow.Part) error {
 	req := kmsg.NewPtrTxnOffsetCommitRequest()
 	req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Group = t.id, t.producer, t.epoch, t.s.group

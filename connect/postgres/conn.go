@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -55,10 +56,13 @@ func (s *Sink) dialAs(ctx context.Context, appName string) (*session, error) {
 	dial := cfg.DialFunc
 	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
-		if err == nil && connected.Load() { // for a cancel request
-			err = conn.SetDeadline(time.Now().Add(cancelTimeout))
+		switch {
+		case err != nil:
+			return nil, err
+		case connected.Load(): // for a cancel request
+			return conn, conn.SetDeadline(time.Now().Add(cancelTimeout))
 		}
-		return conn, err
+		return &startingConn{Conn: conn, started: &connected}, nil
 	}
 	pg, err := pgconn.ConnectConfig(ctx, cfg)
 	connected.Store(true)
@@ -77,6 +81,23 @@ func (s *Sink) dialAs(ctx context.Context, appName string) (*session, error) {
 		return nil, connectError(err)
 	}
 	return &session{pg: pg, backend: string(rows[0][0])}, nil
+}
+
+// startingConn lets a failed write pass until the session has started, so that what
+// the server said before it hung up is read: with TLS 1.3 it refuses a certificate after
+// the client's side of the handshake has ended, and it may have closed the connection when
+// the client begins to talk.
+type startingConn struct {
+	net.Conn
+	started *atomic.Bool
+}
+
+func (c *startingConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err != nil && !c.started.Load() && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) {
+		return len(b), nil
+	}
+	return n, err
 }
 
 // tlsRefused says what to do where the server has ended the talk about TLS, which

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/penstockdev/penstock/connect"
 	"github.com/penstockdev/penstock/flow"
 )
 
@@ -37,22 +38,7 @@ func (p *place) targetText() string {
 	for i := range p.targets {
 		names = append(names, p.targets[i].name.String())
 	}
-	slices.Sort(names)
-	return strings.Join(slices.Compact(names), targetSeparator)
-}
-
-const targetSeparator = ", "
-
-// writesInto says whether a flow with that target writes all tables of another
-// target text. A flow may get more tables; the positions do not hold for fewer.
-func writesInto(target, tables string) bool {
-	have := strings.Split(target, targetSeparator)
-	for t := range strings.SplitSeq(tables, targetSeparator) {
-		if !slices.Contains(have, t) {
-			return false
-		}
-	}
-	return true
+	return connect.JoinTables(names)
 }
 
 // locate finds the tables of a flow and creates nothing. The positions follow
@@ -202,7 +188,7 @@ func (p *place) refuseLost(ctx context.Context, pg *pgconn.PgConn, setup flow.Se
 		return classify("read the checkpoint", err)
 	}
 	r := rows[0]
-	if !writesInto(string(r[4]), t.name.String()) {
+	if !connect.CoversTables(string(r[4]), t.name.String()) {
 		return nil // its route is new
 	}
 	// A process that starts at the same time makes the table before its positions.
@@ -228,7 +214,7 @@ func (p *place) refuseOther(ctx context.Context, pg *pgconn.PgConn, setup flow.S
 	var diff, set []string
 	want := []string{setup.ClusterID, setup.Source, p.targetText()}
 	for i, c := range []struct{ what, column string }{{"source cluster", "cluster_id"}, {"source", "source"}, {"target", "target"}} {
-		if got := string(rows[0][1+i]); got != want[i] && (c.column != "target" || !writesInto(want[i], got)) {
+		if got := string(rows[0][1+i]); got != want[i] && (c.column != "target" || !connect.CoversTables(want[i], got)) {
 			diff = append(diff, fmt.Sprintf("its %s was %q and is %q now", c.what, got, want[i]))
 			set = append(set, c.column+" = "+literal(want[i]))
 		}

@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
+	"github.com/penstockdev/penstock/connect"
 	"github.com/penstockdev/penstock/flow"
 	"github.com/penstockdev/penstock/internal/coljson"
 )
@@ -84,7 +83,7 @@ func (s *Sink) register(c *conn) error {
 	for _, d := range []struct{ what, was, is string }{
 		{"source cluster", cluster, s.setup.ClusterID}, {"source", source, s.setup.Source}, {"target table", target, s.targetText()},
 	} {
-		if d.was != d.is && (d.what != "target table" || !writesInto(d.is, d.was)) {
+		if d.was != d.is && (d.what != "target table" || !connect.CoversTables(d.is, d.was)) {
 			return flow.Fatal(fmt.Errorf("flow %s exists with another %s: it was %q and is %q now, and positions of one mean nothing for the other; "+
 				"give the flow another name, or delete its rows from %s and %s to start over", s.setup.Flow, d.what, d.was, d.is, flowTable, checkpointTable))
 		}
@@ -99,22 +98,7 @@ func (s *Sink) targetText() string {
 	for _, t := range s.cfg.tables() {
 		names = append(names, t.Table)
 	}
-	slices.Sort(names)
-	return strings.Join(slices.Compact(names), targetSeparator)
-}
-
-const targetSeparator = ", "
-
-// writesInto says whether a flow with that target writes all tables of another
-// target text. A flow may get more tables; the positions do not hold for fewer.
-func writesInto(target, tables string) bool {
-	have := strings.Split(target, targetSeparator)
-	for t := range strings.SplitSeq(tables, targetSeparator) {
-		if !slices.Contains(have, t) {
-			return false
-		}
-	}
-	return true
+	return connect.JoinTables(names)
 }
 
 // Insert implements flow.Checkpointer.

@@ -14,7 +14,7 @@ import (
 )
 
 // patience bounds every wait: a machine may be busy.
-const patience = 90 * time.Second
+const patience = 30 * time.Second
 
 // stays is the member in the test's own process, which is there all the time.
 const stays = "stays"
@@ -28,6 +28,7 @@ type group struct {
 	others  []*process
 	joined  int
 	windows []window
+	ended   chan struct{} // closed when the member that stays has ended
 }
 
 // window is a change of the group, from what caused it to the moment when every
@@ -44,13 +45,12 @@ func newGroup(t *testing.T, c memberConfig) *group {
 	t.Helper()
 	name := testservice.Name(t)
 	c.Broker, c.Topic, c.Group, c.Database = testservice.Kafka(t), name, name, testservice.Postgres(t)
-	g := &group{t: t, config: c, ledger: newLedger(partitions)}
+	g := &group{t: t, config: c, ledger: newLedger(partitions), ended: make(chan struct{})}
 	g.query("CREATE TABLE t (part int, off bigint)")
 	g.load = newLoad(t, c.Broker, name)
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
 	go func() {
-		defer close(ended)
+		defer close(g.ended)
 		own := c
 		own.Name, own.Hold = stays, 0
 		if own.InstanceID != "" {
@@ -66,7 +66,7 @@ func newGroup(t *testing.T, c memberConfig) *group {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		<-ended
+		<-g.ended
 	})
 	g.settle()
 	return g
@@ -107,6 +107,8 @@ func (g *group) settle() []string {
 		}
 		select {
 		case <-changed:
+		case <-g.ended:
+			g.t.FailNow() // it has said why
 		case <-timer.C:
 			g.t.Fatalf("after %s the partitions of %s are still not shared and read by %v: %v", patience, g.config.Group, members, owners)
 		}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/penstockdev/penstock/internal/testservice"
 )
 
 const (
@@ -35,9 +37,11 @@ func newLoad(t *testing.T, broker, topic string) *load {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), partitions, 1, nil, topic); err != nil {
+	adm := kadm.NewClient(client)
+	if _, err := adm.CreateTopic(t.Context(), partitions, 1, nil, topic); err != nil {
 		t.Fatal(err)
 	}
+	testservice.AwaitTopic(t, adm, topic, partitions)
 	l := &load{client: client, topic: topic}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})

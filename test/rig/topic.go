@@ -60,6 +60,7 @@ func NewTopic(t *testing.T, brokers string, settings ...string) *Topic {
 	if _, err := l.Admin.CreateTopic(t.Context(), Partitions, -1, configs, l.Name); err != nil {
 		t.Fatalf("create topic %s: %v", l.Name, err)
 	}
+	testservice.AwaitTopic(t, l.Admin, l.Name, Partitions)
 	return l
 }
 
