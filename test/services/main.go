@@ -23,7 +23,8 @@ import (
 
 const usage = `services starts the real servers that the tests need: Apache Kafka (plain, and one with TLS, SASL
 and ACLs), PostgreSQL (with TLS) and PgBouncer, on free ports of 127.0.0.1. What is missing is
-installed: with apt-get if this is root on Debian or Ubuntu, and Kafka from Maven Central.
+installed: with apt-get if this is root on Debian or Ubuntu, Kafka from Maven Central, and what checks
+manifests from PyPI.
 
   services run -- COMMAND ...   start them, run the command, stop them; exit as the command did
   services up                   start them, write .services/env, wait for Ctrl-C, stop them
@@ -39,6 +40,8 @@ const ownServers = `A variable that is set is used, and its service is not start
   PENSTOCK_TEST_POSTGRES       URL of a PostgreSQL (14 or newer), as superuser
   PENSTOCK_TEST_POSTGRES_TLS   file of the CA of its certificate; it needs the roles app and app_tls
   PENSTOCK_TEST_PGBOUNCER      host:port of a PgBouncer in transaction mode in front of it
+  PENSTOCK_TEST_PROMTOOL, PENSTOCK_TEST_KUBERNETES_VALIDATE
+                               paths of these programs, which check rules and manifests
 
 Tests that kill servers start them themselves: they need the programs on this machine.
 make test-fast runs the tests that need no service.
@@ -175,6 +178,19 @@ func (s *services) start(ctx context.Context) error {
 	}
 	if missing(server.EnvKafkaSecure) {
 		starts = append(starts, func() error { return s.secureKafka(ctx, libs) })
+	}
+	for _, p := range []struct {
+		variable string
+		install  func(context.Context) (string, error)
+	}{{server.EnvPromtool, in.Promtool}, {server.EnvKubernetesValidate, in.KubernetesValidate}} {
+		if !missing(p.variable) {
+			continue
+		}
+		path, err := p.install(ctx)
+		if err != nil {
+			return err
+		}
+		s.vars = append(s.vars, p.variable+"="+path)
 	}
 	errs := make([]error, len(starts))
 	var wg sync.WaitGroup

@@ -14,6 +14,9 @@ const (
 	EnvPostgresTLS = "PENSTOCK_TEST_POSTGRES_TLS"
 	// EnvPgBouncer is host:port of a PgBouncer in front of that PostgreSQL.
 	EnvPgBouncer = "PENSTOCK_TEST_PGBOUNCER"
+	// EnvPromtool and EnvKubernetesValidate are paths of the programs of these names.
+	EnvPromtool           = "PENSTOCK_TEST_PROMTOOL"
+	EnvKubernetesValidate = "PENSTOCK_TEST_KUBERNETES_VALIDATE"
 	// EnvDir is the directory below which tests start servers of their own.
 	EnvDir = "PENSTOCK_TEST_DIR"
 )
