@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"reflect"
+	"strconv"
 	"time"
 
 	"github.com/penstockdev/penstock/connect"
 	"github.com/penstockdev/penstock/flow"
-	"github.com/penstockdev/penstock/telemetry"
 )
 
 // Flow is a flow file that was found right.
@@ -27,7 +29,7 @@ type Flow struct {
 	Retry        Retry         `yaml:"retry" doc:"How failed writes are tried again: waits grow exponentially, with full jitter."`
 	Shutdown     Shutdown      `yaml:"shutdown" doc:"What happens at the end."`
 	PositionLost string        `yaml:"position_lost" default:"stop" enum:"stop,wait" doc:"What to do when the log no longer holds the next record to read (retention removed it, the topic was made anew): stop the flow, or wait: the flow says once what is wrong and keeps it on /readyz, and its other partitions go on. It is never skipped over."`
-	Admin        Admin         `yaml:"admin" doc:"Metrics and health over HTTP."`
+	Admin        Admin         `yaml:"admin" doc:"Metrics, health and the admin API over HTTP. Where a process runs several flows, the admin sections that there are must be equal."`
 
 	// Warnings are findings that do not stop the flow.
 	Warnings Problems `yaml:"-"`
@@ -62,21 +64,71 @@ type Shutdown struct {
 	Grace time.Duration `yaml:"grace" default:"20s" doc:"How long a flow that is told to stop goes on to write what its lanes hold. A batch that fails meanwhile is not tried again: its records are read again at the next start."`
 }
 
-// Admin is the admin server.
+// Admin is the admin server: metrics, health and the API that commands use.
 type Admin struct {
-	Address     string `yaml:"address" doc:"host:port for /metrics, /healthz and /readyz, like 127.0.0.1:9464. Default: no server."`
-	AllowRemote bool   `yaml:"allow_remote" doc:"Allow an address that other machines can reach. The pages are read-only and hold no secrets, but need no login."`
+	Address     string         `yaml:"address" doc:"host:port of the admin server (/metrics, /healthz, /readyz and the API), like 0.0.0.0:9464; off for none. Default: 127.0.0.1:9464 if it is free."`
+	AllowRemote bool           `yaml:"allow_remote" doc:"Serve /metrics, /healthz and /readyz, and nothing else, without login on an address that other machines can reach. The pages are read-only and hold no secrets."`
+	Token       connect.Secret `yaml:"token" doc:"Who asks must show this bearer token: for everything but /healthz and /readyz. At least 16 characters."`
+	TokenFile   string         `yaml:"token_file" doc:"File that holds the token; read again when it changes."`
+	TLS         AdminTLS       `yaml:"tls" doc:"HTTPS for the admin server."`
 }
 
-// Validate refuses an address that cannot be served on.
+// AdminTLS is the admin server's side of TLS.
+type AdminTLS struct {
+	Cert     string `yaml:"cert" doc:"File with the certificate (PEM), and those that signed it. Read again when it changes."`
+	Key      string `yaml:"key" doc:"File with the certificate's key (PEM)."`
+	ClientCA string `yaml:"client_ca" doc:"File with the certificates (PEM) that sign those of clients: a client without one is refused (mTLS)."`
+}
+
+const (
+	// DefaultAdminAddress is where the admin server listens unless it is told otherwise.
+	DefaultAdminAddress = "127.0.0.1:9464"
+	// AdminOff is the address of no admin server.
+	AdminOff = "off"
+	// minToken is what cannot be guessed over a network.
+	minToken = 16
+)
+
+// Validate refuses what cannot be served, and an address that others can reach and that nothing
+// protects.
 func (a *Admin) Validate() error {
-	if a.Address == "" {
-		return nil
+	var errs []error
+	refuse := func(wrong bool, path, format string, args ...any) {
+		if wrong {
+			errs = append(errs, connect.Errorf(path, format, args...))
+		}
 	}
-	if err := telemetry.CheckAddress(a.Address, a.AllowRemote); err != nil {
-		return connect.Errorf("address", "%w", err)
+	refuse(a.Token != "" && a.TokenFile != "", "token_file", "there is a token already; give one of token and token_file")
+	refuse(a.Token != "" && len(a.Token) < minToken, "token", "a token of %d characters can be guessed; want at least %d, like the output of: openssl rand -hex 24", len(a.Token), minToken)
+	refuse((a.TLS.Cert == "") != (a.TLS.Key == ""), "tls", "cert and key belong together; give both")
+	refuse(a.TLS.ClientCA != "" && a.TLS.Cert == "", "tls.client_ca", "client certificates need TLS; give tls.cert and tls.key as well")
+	if a.Address != "" && a.Address != AdminOff {
+		if remote, err := remoteAddress(a.Address); err != nil {
+			errs = append(errs, connect.Errorf("address", "%w", err))
+		} else {
+			refuse(remote && a.Token == "" && a.TokenFile == "" && a.TLS.ClientCA == "" && !a.AllowRemote, "address",
+				"%q can be reached from other machines; use a loopback address like %s, or set admin.token_file or admin.tls.client_ca, "+
+					"or admin.allow_remote: true for metrics and health alone", a.Address, DefaultAdminAddress)
+		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// remoteAddress says whether other machines can reach the address. The error is about one
+// that is not host:port.
+func remoteAddress(address string) (bool, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false, fmt.Errorf("%q is not an address; want host:port, like %s, or %s", address, DefaultAdminAddress, AdminOff)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return false, fmt.Errorf("%q is not an address: the port is a number of 0 to 65535", address)
+	}
+	if host == "localhost" {
+		return false, nil
+	}
+	ip, err := netip.ParseAddr(host)
+	return err != nil || !ip.IsLoopback(), nil
 }
 
 // Bounds of the numbers of a flow file.
