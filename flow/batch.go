@@ -149,6 +149,20 @@ func (b *Batch) Reject(i int, stage Stage, err error) {
 	b.rej.list = append(b.rej.list, Reject{Row: i, Stage: stage, Err: err})
 }
 
+// Rejects are the rows that the batch covers and that were rejected, in no order.
+func (b *Batch) Rejects() []Reject {
+	var out []Reject
+	for _, r := range b.rej.list {
+		if r.Row >= b.lo && r.Row < b.hi {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Class returns the class and the column that the row's dead letter has.
+func (r *Reject) Class() (class, column string) { return classify(r.Err) }
+
 // Rejected reports whether row i was rejected.
 func (b *Batch) Rejected(i int) bool {
 	return len(b.rej.dead) > 0 && b.rej.dead[i>>6]&(1<<(i&63)) != 0

@@ -36,12 +36,14 @@ type Flow struct {
 	buffers slab.Pool[Record]
 
 	room chan struct{} // wakes the reader
-	// standing: the reader waits for room, so no lane gets more.
+	// standing: the reader waits for room, or is paused, so no lane gets more.
 	standing atomic.Bool
+	taps     atomic.Pointer[[]*tapped] // nil: none. Replaced under mu, never changed
 	// reading belongs to the reader.
 	reading struct {
 		records, bytes int64 // that Deliver has taken since the last Read
 		largest        int64 // bytes that a Read may well deliver, seen from the last ones
+		paused         bool  // by Pause, since the last Read
 		// sizer is nil where what the source fetches cannot be set; control where it
 		// is set only to fit the buffer; size is what it was set to, and fits what fits.
 		sizer      FetchSizer
@@ -55,6 +57,7 @@ type Flow struct {
 	wakeRead context.CancelFunc // interrupts Read; nil while the reader does not read
 	// anyPaused: Read cannot deliver everything, so a change must interrupt it.
 	anyPaused bool
+	paused    bool // by Pause
 	// assignments counts calls of Assigned.
 	assignments int
 	state       State
@@ -313,7 +316,7 @@ func (f *Flow) move(ctx, writing context.Context, stopWriting context.CancelFunc
 	cwg.Wait()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	f.committer.commitAll(last)
+	_ = f.committer.commitAll(last) // it was logged, and what was not told is read again
 }
 
 // close ends everything that start made. Errors are logged: at this point
@@ -514,12 +517,24 @@ func (f *Flow) Status() Status {
 	if f.failure != nil {
 		s.Err = f.failure
 	}
+	if f.paused && (s.State == StateRunning || s.State == StateRetrying || s.State == StateWaiting) {
+		s.State = StatePaused
+	}
 	s.Lanes = len(f.lanes)
-	for _, l := range f.lanes {
+	s.LaneStates = make([]LaneStatus, len(f.lanes))
+	for i, l := range f.lanes {
+		ls := &s.LaneStates[i]
+		if r := f.retries[l]; r != nil {
+			ls.Attempt, ls.Err = r.attempts, r.err
+		}
 		l.mu.Lock()
-		s.Buffered += l.buffered()
+		ls.Lane, ls.Partitions, ls.Buffered, ls.Records = l.n, len(l.parts), l.buffered(), l.records+l.cutRecords
+		ls.Writing, ls.WriteBegan = !l.writeBegan.IsZero(), l.writeBegan
+		s.Buffered += ls.Buffered
 		for _, p := range l.parts {
-			ps := PartitionStatus{Partition: p.Partition, Lane: l.n, Next: p.committed, End: max(p.end, p.committed), Paused: p.paused}
+			ps := PartitionStatus{
+				Partition: p.Partition, Lane: l.n, Next: p.committed, End: max(p.end, p.committed), Paused: p.paused, Updated: p.updated,
+			}
 			if ps.End > ps.Next && p.newest > 0 {
 				ps.Behind = max(0, time.Duration(now-p.newest)*time.Microsecond)
 			}

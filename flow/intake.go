@@ -239,7 +239,7 @@ func (f intake) Revoked(ctx context.Context, ps []Partition, lost bool) {
 		for _, p := range held {
 			p.lane.waitFinished(ctx, p)
 		}
-		f.committer.commit(ctx, held)
+		_ = f.committer.commit(ctx, held) // logged; the next owner reads again what was not told
 	}
 	at := make([]Position, len(held))
 	f.mu.Lock()

@@ -47,8 +47,10 @@ type partition struct {
 	// paused is as the source was last told; unsettled says that it was not told
 	// since the assignment, and that a Pause of the partition's last life may be under way.
 	paused, unsettled bool
-	// newest is the timestamp of the last durable record.
-	newest int64
+	// newest is the timestamp of the last durable record; updated is when committed
+	// was last moved by a batch.
+	newest  int64
+	updated time.Time
 }
 
 // chunk is a Fetch, or what is left of it, that waits in a lane. buf is the
@@ -87,6 +89,9 @@ type lane struct {
 	records  int
 	bytes    int64 // in the queues
 	inflight int64 // in batches that were cut
+	// cutRecords are in batches that were cut; writeBegan is zero while none is being written.
+	cutRecords int
+	writeBegan time.Time
 	// unfinished counts batches that were cut and are not finished. With none the
 	// writer is idle: that nothing else decides it keeps batches from depending on
 	// which goroutine runs first.
@@ -110,6 +115,8 @@ type laneBatch struct {
 	columns []*Columns
 	// decode is how long the transforms took.
 	decode time.Duration
+	// taps are those that are shown the batch.
+	taps *[]*tapped
 	// starved is how long the idle writer had nothing queued before the batch's
 	// first record came. short says that the batch was cut because the lane had no room.
 	starved time.Duration
@@ -227,6 +234,8 @@ func (l *lane) prepare(ctx context.Context) {
 				return
 			}
 		}
+		b.taps = l.f.taps.Load()
+		l.f.show(b.taps, func(t Tap) { t.Read(l.n, &b.Batch) })
 		start := time.Now()
 		for _, t := range l.transforms[b.Route] {
 			if err := t.Process(ctx, &b.Batch); err != nil {
@@ -238,6 +247,7 @@ func (l *lane) prepare(ctx context.Context) {
 			}
 		}
 		b.decode = time.Since(start)
+		l.f.show(b.taps, func(t Tap) { t.Decoded(l.n, &b.Batch) })
 		select {
 		case l.out <- b:
 		case <-ctx.Done():
@@ -355,6 +365,7 @@ func (l *lane) cut(b *laneBatch) {
 	l.records -= len(b.Records)
 	l.bytes -= b.bytes
 	l.inflight += b.bytes
+	l.cutRecords += len(b.Records)
 	l.unfinished++
 	b.reset()
 	b.cluster = l.f.origin.ClusterID
@@ -447,6 +458,7 @@ func (l *lane) finish(b *laneBatch) {
 		p.inflight--
 	}
 	l.inflight -= b.bytes
+	l.cutRecords -= len(b.Records)
 	l.unfinished--
 	l.idleSince = time.Now()
 	close(l.finished)
@@ -455,6 +467,7 @@ func (l *lane) finish(b *laneBatch) {
 	// The records' views keep fetch buffers alive; they must not outlive the batch.
 	clear(b.Records)
 	clear(b.parts)
+	b.taps = nil
 	if b.Columns != nil {
 		b.Columns.release()
 		b.columns[b.Route], b.Columns = b.Columns, nil

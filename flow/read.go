@@ -21,12 +21,15 @@ func (f *Flow) readLoop(ctx context.Context) {
 			return
 		}
 		began := time.Now()
+		if f.reading.paused { // then nothing was held up by lanes
+			f.reading.paused, held = false, began
+		}
 		reading, stop := context.WithCancel(ctx)
 		if !f.applySeeks(reading, stop) {
 			stop()
 			continue
 		}
-		err := f.cfg.Source.Read(reading)
+		err := f.read(reading)
 		f.pokeLanes()
 		f.mu.Lock()
 		f.wakeRead = nil
@@ -67,6 +70,17 @@ func (f *Flow) readLoop(ctx context.Context) {
 	}
 }
 
+// read calls the source once, and tells the observer what came of it.
+func (f *Flow) read(ctx context.Context) error {
+	r := &f.reading
+	records, bytes, began := r.records, r.bytes, time.Now()
+	err := f.cfg.Source.Read(ctx)
+	if o, ok := f.cfg.Observer.(ReadObserver); ok && r.records > records {
+		o.ReadDone(int(r.records-records), r.bytes-bytes, time.Since(began))
+	}
+	return err
+}
+
 // sizeFetch tells the source how much to ask for from now on, after a Read that
 // took so long, and was held up by full lanes before.
 func (f *Flow) sizeFetch(heldUp, took time.Duration) {
@@ -104,7 +118,8 @@ func (f *Flow) unread() (n int64) {
 	return n
 }
 
-// awaitRoom waits until some lane takes more. Partitions of lanes that do not are
+// awaitRoom waits until some lane takes more, and the flow is not paused; or there is
+// something to seek. Partitions of lanes that do not are
 // paused, if the source can.
 func (f *Flow) awaitRoom(ctx context.Context) bool {
 	pauser, _ := f.cfg.Source.(Pauser)
@@ -152,7 +167,7 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 			l.mu.Unlock()
 		}
 		f.mu.Lock()
-		seeks := len(f.seeks) > 0
+		seeks, halted := len(f.seeks) > 0, f.paused
 		f.anyPaused = paused || f.assignments != assignments
 		f.mu.Unlock()
 		if pauser != nil {
@@ -166,9 +181,10 @@ func (f *Flow) awaitRoom(ctx context.Context) bool {
 		// What the next Read delivers is to fit, too; but a lane with nothing to do
 		// does not wait for one that is stuck.
 		fits := least == 0 || total+f.reading.largest <= f.cfg.Buffer
-		if room > 0 && fits && (full == 0 || pauser != nil && hungry) || seeks {
+		if !halted && room > 0 && fits && (full == 0 || pauser != nil && hungry) || seeks {
 			return true
 		}
+		f.reading.paused = f.reading.paused || halted
 		f.standing.Store(true)
 		f.pokeLanes() // to wait for more would be in vain
 		select {
@@ -230,9 +246,12 @@ func (f *Flow) applySeeks(ctx context.Context, stop context.CancelFunc) bool {
 	seeks := f.seeks
 	f.seeks = nil
 	f.wakeRead = stop
-	paused := f.anyPaused
+	paused, halted := f.anyPaused, f.paused
 	f.mu.Unlock()
 	if len(seeks) == 0 {
+		if halted {
+			return false
+		}
 		if !paused {
 			return true
 		}
@@ -258,7 +277,7 @@ func (f *Flow) applySeeks(ctx context.Context, stop context.CancelFunc) bool {
 		k.p.lane.mu.Unlock()
 	}
 	if len(valid) == 0 {
-		return true
+		return !halted
 	}
 	if err := f.retry(ctx, "setting the source back", func() error { return seeker.Seek(ctx, positions) }); err != nil {
 		f.mu.Lock()
@@ -276,7 +295,7 @@ func (f *Flow) applySeeks(ctx context.Context, stop context.CancelFunc) bool {
 		}
 		k.p.lane.mu.Unlock()
 	}
-	return true
+	return !halted
 }
 
 // committer tells the source what is durable. With a Checkpointer that is for
@@ -290,6 +309,8 @@ type committer struct {
 	// busy is held while the source commits, because calls must not overlap. A
 	// channel, so that waiting for it ends with a context.
 	busy chan struct{}
+	// said is when a failure was last logged; whoever holds busy uses it.
+	said time.Time
 }
 
 // How often positions are told to the source.
@@ -316,14 +337,22 @@ func (c *committer) poke() {
 func (c *committer) run(ctx context.Context) {
 	timer := time.NewTimer(c.every)
 	defer timer.Stop()
+	failed := 0
 	for {
 		select {
 		case <-c.wake:
 		case <-ctx.Done():
 			return
 		}
-		c.commitAll(ctx)
-		timer.Reset(c.every)
+		pause := c.every
+		if err := c.commitAll(ctx); err != nil {
+			failed++
+			pause = max(pause, min(knockEvery, c.f.cfg.Retry.wait(failed, err)))
+			c.poke() // there may be no next batch to tell them with
+		} else {
+			failed = 0
+		}
+		timer.Reset(pause)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -332,27 +361,27 @@ func (c *committer) run(ctx context.Context) {
 	}
 }
 
-func (c *committer) commitAll(ctx context.Context) {
+func (c *committer) commitAll(ctx context.Context) error {
 	c.f.mu.Lock()
 	all := make([]*partition, 0, len(c.f.parts))
 	for _, p := range c.f.parts {
 		all = append(all, p)
 	}
 	c.f.mu.Unlock()
-	c.commit(ctx, all)
+	return c.commit(ctx, all)
 }
 
-// commit tells the source the positions of ps that it does not know yet.
-func (c *committer) commit(ctx context.Context, ps []*partition) {
+// commit tells the source the positions of ps that it does not know yet. It logs the error.
+func (c *committer) commit(ctx context.Context, ps []*partition) error {
 	source, ok := c.f.cfg.Source.(Committer)
 	if _, inGroup := c.f.checkpoints.(GroupCheckpointer); !ok || inGroup {
-		return
+		return nil
 	}
 	select {
 	case c.busy <- struct{}{}:
 		defer func() { <-c.busy }()
 	case <-ctx.Done():
-		return
+		return ctx.Err()
 	}
 	var positions []Position
 	var moved []*partition
@@ -365,23 +394,28 @@ func (c *committer) commit(ctx context.Context, ps []*partition) {
 		p.lane.mu.Unlock()
 	}
 	if len(positions) == 0 {
-		return
+		return nil
 	}
 	failpoint.Hit("flow.before_source_commit")
 	if err := source.Commit(ctx, positions); err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
-			return // the flow stops: commitAll tells them once more
+			return err // the flow stops: commitAll tells them once more
 		}
 		level := slog.LevelWarn
 		if c.f.checkpoints != nil {
 			level = slog.LevelInfo
 		}
-		c.f.log.Log(ctx, level, "telling the source its positions failed; they are told again with the next batch", slog.Any("error", err))
-		return
+		if now := time.Now(); now.Sub(c.said) >= sayAgain {
+			c.said = now
+			c.f.log.Log(ctx, level, "telling the source its positions failed; they will be told again", slog.Any("error", err))
+		}
+		return err
 	}
+	c.said = time.Time{}
 	for i, p := range moved {
 		p.lane.mu.Lock()
 		p.told = max(p.told, positions[i].Offset)
 		p.lane.mu.Unlock()
 	}
+	return nil
 }

@@ -11,6 +11,7 @@ const (
 	StateRunning  State = "running"
 	StateRetrying State = "retrying" // running, but a lane waits to try a write again
 	StateWaiting  State = "waiting"  // a position is lost, and the flow waits as configured
+	StatePaused   State = "paused"   // by Pause: nothing is read; what was read is written
 	StateStopping State = "stopping" // writing what the lanes hold
 	StateStopped  State = "stopped"
 )
@@ -19,7 +20,8 @@ const (
 type Status struct {
 	Flow  string
 	State State
-	// Err is the last error of a flow that retries, waits or has failed.
+	// Err is the last error of a flow that retries, waits or has failed. A paused
+	// flow has one, too, if what it holds cannot be written.
 	Err error
 	// Records were read and made durable since the start: as Rows or as Dead.
 	Records, Rows, Dead int64
@@ -31,6 +33,7 @@ type Status struct {
 	// Buffered are the bytes in the lanes, not yet written.
 	Buffered   int64
 	Lanes      int
+	LaneStates []LaneStatus // one for each lane
 	Partitions []PartitionStatus
 	// LastCommit is when the last batch became durable; zero before the first.
 	LastCommit time.Time
@@ -45,7 +48,27 @@ type PartitionStatus struct {
 	// Behind is how long ago the last written record was made, by its own
 	// timestamp; 0 where there is no lag.
 	Behind time.Duration
+	// Paused: its lane is full, and the source was told not to read it. Not Flow.Pause.
 	Paused bool
+	// Updated is when this process last committed it; zero if it has not.
+	Updated time.Time
+}
+
+// LaneStatus is one lane.
+type LaneStatus struct {
+	Lane       int
+	Partitions int
+	// Buffered are the bytes, and Records the records, that were read and are not written yet.
+	Buffered int64
+	Records  int
+	// Writing: a batch is being written, since WriteBegan, all attempts and the waits
+	// between them included.
+	Writing    bool
+	WriteBegan time.Time
+	// Attempt is how many attempts in a row have failed, and Err why the last one did; 0
+	// and nil where all is well.
+	Attempt int
+	Err     error
 }
 
 // Lag is the number of offsets between the committed position and the end of the

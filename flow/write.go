@@ -94,6 +94,8 @@ func (l *lane) writeBatch(ctx context.Context, b *laneBatch) error {
 	iso := newIsolation(b.lo, b.hi)
 	attempt, unknown := 0, 0
 	start := time.Now()
+	l.setWriting(start)
+	defer l.setWriting(time.Time{})
 	stored := false // the rows are, and only BeforeCommit is to be done
 	b.records, b.write = b.Len(), 0
 	for len(b.Parts) > 0 {
@@ -165,6 +167,12 @@ func (l *lane) writeBatch(ctx context.Context, b *laneBatch) error {
 	return nil
 }
 
+func (l *lane) setWriting(began time.Time) {
+	l.mu.Lock()
+	l.writeBegan = began
+	l.mu.Unlock()
+}
+
 // anyLost reports whether a partition of the batch belongs to somebody else by now.
 func (l *lane) anyLost(b *laneBatch) bool {
 	l.mu.Lock()
@@ -218,6 +226,7 @@ func (l *lane) written(b *laneBatch, view *Batch, took time.Duration) {
 			stats.Dead[dead[i].Class]++
 		}
 	}
+	now := f.clock.now()
 	l.mu.Lock()
 	k := 0 // both are in the same order
 	for i := range view.Parts {
@@ -227,7 +236,7 @@ func (l *lane) written(b *laneBatch, view *Batch, took time.Duration) {
 			if p.Partition != part.Partition {
 				continue
 			}
-			p.committed, p.epoch, p.claims = part.Next, part.LeaderEpoch, 0
+			p.committed, p.epoch, p.claims, p.updated = part.Next, part.LeaderEpoch, 0, now
 			if part.End > part.First {
 				p.newest = view.Records[part.End-1].Timestamp
 			}
@@ -236,6 +245,10 @@ func (l *lane) written(b *laneBatch, view *Batch, took time.Duration) {
 	}
 	l.mu.Unlock()
 	f.count(&stats)
+	if b.taps != nil {
+		shown := stats // escapes
+		f.show(b.taps, func(t Tap) { t.Written(l.n, view, &shown) })
+	}
 	f.committer.poke()
 }
 

@@ -22,6 +22,11 @@ type entry struct {
 
 // check verifies the promises on what has changed.
 func (w *world) check() {
+	for _, c := range w.pending {
+		if c.kind == read && c.proc.paused {
+			w.violate("%s is paused and reads", c.proc)
+		}
+	}
 	for id, p := range w.table.parts {
 		if !p.dirty {
 			continue

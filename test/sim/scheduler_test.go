@@ -133,6 +133,11 @@ func (w *world) mayHappen(p *process, may func(int, func())) {
 			p.frozen = true
 		})
 	}
+	if p.paused {
+		may(4, func() { w.resume(p) })
+	} else {
+		may(1, func() { w.pause(p) })
+	}
 	if s.joined && !s.evicted && !s.leaving {
 		weight := 1
 		if p.frozen {
@@ -343,6 +348,16 @@ func (w *world) rest() {
 		}
 		return w.violation != nil
 	}
+	for quiet := 0; !w.pausedHaveWritten(); {
+		if quiet = w.restStep(quiet, true); overdue("paused flows have written what they held") {
+			return
+		}
+	}
+	for _, p := range w.alive() {
+		if p.paused && w.step([]event{{1, func() { w.resume(p) }}}) {
+			return
+		}
+	}
 	for restores := w.rng.IntN(3); ; restores-- {
 		for quiet := 0; !w.caughtUp() || !w.lagless(); {
 			if quiet = w.restStep(quiet, true); overdue("everything is durable") {
@@ -367,6 +382,16 @@ func (w *world) rest() {
 			return
 		}
 	}
+}
+
+// pausedHaveWritten says whether flows that are paused hold nothing any more.
+func (w *world) pausedHaveWritten() bool {
+	for _, p := range w.alive() {
+		if p.paused && p.flow.Status().Buffered > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // lagless says whether the flows know that there is no lag.

@@ -60,8 +60,8 @@ type world struct {
 // stats says what schedules were made of: a run in which nothing was fenced
 // proves nothing.
 type stats struct {
-	Steps, Batches, Records, Fenced, Restores, Kills, Zombies, LostAnswers, Rewinds, Dead int
-	Virtual                                                                               time.Duration
+	Steps, Batches, Records, Fenced, Restores, Kills, Zombies, LostAnswers, Rewinds, Dead, Pauses int
+	Virtual                                                                                       time.Duration
 }
 
 func (s *stats) add(o stats) {
@@ -75,6 +75,7 @@ func (s *stats) add(o stats) {
 	s.LostAnswers += o.LostAnswers
 	s.Rewinds += o.Rewinds
 	s.Dead += o.Dead
+	s.Pauses += o.Pauses
 	s.Virtual += o.Virtual
 }
 
@@ -347,6 +348,7 @@ type process struct {
 	exited chan error
 
 	frozen bool // the scheduler leaves it alone
+	paused bool // by an operator
 	dead   bool // killed, or ended
 	gone   bool // Run has returned
 	// asked: it was told to stop.
@@ -418,6 +420,24 @@ func (w *world) stop(p *process) {
 	w.say("%s is asked to stop", p)
 	p.asked, p.frozen = true, false
 	p.cancel()
+}
+
+// pause is what an operator does.
+func (w *world) pause(p *process) {
+	w.say("%s is paused", p)
+	w.stats.Pauses++
+	p.paused = true
+	w.mu.Unlock() // what the engine does at once takes the lock
+	p.flow.Pause()
+	w.mu.Lock()
+}
+
+func (w *world) resume(p *process) {
+	w.say("%s is resumed", p)
+	p.paused = false
+	w.mu.Unlock()
+	p.flow.Resume()
+	w.mu.Lock()
 }
 
 // kill ends a process at once: nothing that it does from now on has any effect.
