@@ -15,7 +15,7 @@ help: ## list the targets
 # test/rebalance measures gaps of milliseconds: nothing else runs beside it.
 test: ## all tests on real services, every benchmark once, a minute of simulation; installs what is missing
 	$(SERVICES) sh -c 'go test -race -shuffle=on -bench=. -benchtime=1x -timeout=20m $$(go list ./... | grep -v /test/rebalance) && \
-		go test -race -shuffle=on ./test/rebalance && PENSTOCK_SIM_FOR=60s go test -count=1 -run=Schedules ./test/sim && cd bench && go test -bench=. -benchtime=1x ./... && go run . -quick'
+		go test -race -shuffle=on ./test/rebalance && PENSTOCK_SIM_FOR=60s go test -count=1 -run=Schedules ./test/sim && (cd deploy/check && go test ./...) && cd bench && go test -bench=. -benchtime=1x ./... && go run . -quick'
 
 test-fast: ## the tests of the packages that need no service
 	go test -race -shuffle=on $$(go list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | grep -v testservice | cut -d' ' -f1)
@@ -38,6 +38,7 @@ lint: ## linters, vet of the build with failpoints, tidy modules
 	go vet -tags failpoint ./...
 	go mod tidy -diff
 	cd bench && go tool -modfile=../tools/go.mod golangci-lint run ./... && go mod tidy -diff
+	cd deploy/check && go tool -modfile=../../tools/go.mod golangci-lint run ./... && go mod tidy -diff
 
 fmt: ## format all code
 	$(LINT) fmt
