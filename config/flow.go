@@ -33,6 +33,9 @@ type Flow struct {
 
 	// Warnings are findings that do not stop the flow.
 	Warnings Problems `yaml:"-"`
+
+	// origin knows where the fields were written; nil for a flow that was not read from a file.
+	origin *walker
 }
 
 // Batch bounds a batch.

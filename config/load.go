@@ -25,39 +25,57 @@ type Options struct {
 
 // LoadFile reads a flow file. The error is a Problems where the file is wrong.
 func LoadFile(path string, o Options) (*Flow, error) {
-	f, err := os.Open(path)
+	data, err := readFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading the flow file: %w", err)
 	}
-	defer func() { _ = f.Close() }() // it was only read
-	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the flow file %s: %w", path, err)
-	}
 	return Load(path, data, o)
+}
+
+// readFile reads little more than a flow file may have. Its errors name the path.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	return io.ReadAll(io.LimitReader(f, maxFileSize+1))
 }
 
 // Load reads a flow file from data; name is what findings call it. The error is
 // a Problems.
 func Load(name string, data []byte, o Options) (*Flow, error) {
+	f, w, err := read(name, data, o)
+	if err != nil {
+		return nil, err
+	}
+	if w.finished(); len(w.problems) > 0 {
+		return nil, w.problems
+	}
+	return f, nil
+}
+
+// read decodes as much of the file as it can; w has the findings. An error is a
+// mistake in a Spec.
+func read(name string, data []byte, o Options) (*Flow, *walker, error) {
+	env := environment(o.Environ)
+	w := &walker{
+		file: name, registry: o.Registry, places: map[string]written{}, data: data,
+		env: &interpolator{lookup: func(s string) (string, bool) { v, ok := env[s]; return v, ok }},
+	}
 	root, err := parse(data)
 	if err != nil {
 		var se *syntaxError
 		if !errors.As(err, &se) {
-			se = &syntaxError{place{line: 1, column: 1}, err.Error()}
+			se = &syntaxError{at: place{line: 1, column: 1}, msg: err.Error()}
 		}
-		ps := Problems{{File: name, Line: se.at.line, Column: se.at.column, Message: se.msg}}
-		ps.frames(data, nil, nil)
-		return nil, ps
+		w.report(se.at, "", se.hint, "%s", se.msg).as(RuleSyntax)
+		return nil, w, nil
 	}
+	w.root = root
 	spec, err := Spec()
 	if err != nil {
-		return nil, err
-	}
-	env := environment(o.Environ)
-	w := &walker{
-		file: name, registry: o.Registry, places: map[string]written{},
-		env: &interpolator{lookup: func(s string) (string, bool) { v, ok := env[s]; return v, ok }},
+		return nil, nil, err
 	}
 	w.interpolate(root)
 	ov := overrides{w: w, root: root, spec: spec.Type}
@@ -71,19 +89,25 @@ func Load(name string, data []byte, o Options) (*Flow, error) {
 	w.value(root, root.at, nil, spec.Type, reflect.ValueOf(f).Elem(), "")
 	spec.Defaults(reflect.ValueOf(f).Elem())
 	w.complete(f, spec)
+	f.origin, f.Warnings = w, w.warnings
+	return f, w, nil
+}
 
-	secrets := slices.Concat(w.secrets, w.env.secrets)
-	f.Warnings = w.warnings
-	f.Warnings.frames(data, root, secrets)
-	if len(w.problems) > 0 {
-		w.problems.frames(data, root, secrets)
-		w.problems.sort()
-		if w.more > 0 {
-			w.problems = append(w.problems, &Problem{File: name, Message: fmt.Sprintf("%d more %s not shown", w.more, plural(w.more, "finding is", "findings are")), more: w.more})
-		}
-		return nil, w.problems
+// finished makes the findings ready to be shown, once there are no more.
+func (w *walker) finished() {
+	w.frames(w.warnings)
+	w.frames(w.problems)
+	w.problems.sort()
+	if w.more > 0 {
+		p := w.problem(place{}, "", "", "%d more %s not shown", w.more, plural(w.more, "finding is", "findings are"))
+		p.Rule, p.more, w.more = RuleTooMany, w.more, 0
+		w.problems = append(w.problems, p)
 	}
-	return f, nil
+}
+
+// frames fills in the lines of the findings and hides what is secret.
+func (w *walker) frames(ps Problems) {
+	ps.frames(w.data, w.root, slices.Concat(w.secrets, w.env.secrets))
 }
 
 // Spec describes a flow file, the connectors' sections as choices.
@@ -110,7 +134,8 @@ func (w *walker) complete(f *Flow, spec *connect.Spec) {
 	_, letters := w.places[string(connect.RoleDeadLetters)]
 	if sink := f.Sink.Connector; sink != nil && decodes && !letters && !sink.StoresDeadLetters {
 		w.report(w.placeOf(join(string(connect.RoleSink), sink.Name)), string(connect.RoleDeadLetters), "dead_letters: allowed: "+orList(w.registry.Names(connect.RoleDeadLetters)),
-			"records that cannot be decoded need somewhere to go: sink %s keeps no dead letters, and the flow has no dead_letters section", sink.Name)
+			"records that cannot be decoded need somewhere to go: sink %s keeps no dead letters, and the flow has no dead_letters section", sink.Name).
+			as(RuleMissing).allow(w.registry.Names(connect.RoleDeadLetters), "")
 	}
 }
 
@@ -128,7 +153,8 @@ func (w *walker) needColumns(sink *connect.Connector, path, at string) {
 	}
 	if _, decodes := w.places[decode]; !decodes && !w.covered(decode) {
 		w.report(w.placeOf(at), decode, "decode: says which columns a record has; allowed: "+orList(w.registry.Names(connect.RoleDecode)),
-			"sink %s writes columns, and %s has no decode section", sink.Name, whose)
+			"sink %s writes columns, and %s has no decode section", sink.Name, whose).
+			as(RuleMissing).allow(w.registry.Names(connect.RoleDecode), "")
 	}
 }
 
@@ -141,7 +167,7 @@ func (w *walker) interpolate(root *node) {
 		text, err := w.env.expand(n.text)
 		if err != nil {
 			n.public = reference.MatchString(n.raw)
-			w.report(n.at, "", "", "%v", err)
+			w.report(n.at, "", "", "%v", err).as(RuleVariable)
 			// Unknown from here on: whatever a field makes of it is no finding.
 			n.kind, n.text = unknownNode, ""
 			return

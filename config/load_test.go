@@ -262,7 +262,7 @@ func TestNewTopicsThatNoRouteTakesAreWarnedOf(t *testing.T) {
 	others := func(pattern string) string {
 		return "routes.others={pattern: \"" + pattern + "\", decode: {json: {columns: {id: int8}}}, sink: {table: others}}"
 	}
-	const want = `flow.yaml:3:34: source.log.pattern: a new topic that matches it and that no route takes stops the flow
+	const want = `flow.yaml:3:34: warning: source.log.pattern: a new topic that matches it and that no route takes stops the flow
   3 |   log: {brokers: [a:1], pattern: ^(orders|users)}
     |                                  ^
     add a last route that takes every other topic, like others: {pattern: .*, ...}

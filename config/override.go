@@ -61,7 +61,7 @@ func (o *overrides) environment(env map[string]string) {
 		}
 		parts := strings.Split(path, ".")
 		if role, other := o.otherChoice(parts); other != "" {
-			o.w.warn(at, "", "", "ignored: it is about %s %s, and the flow uses %s", role, parts[1], other)
+			o.w.warn(at, "", "", "ignored: it is about %s %s, and the flow uses %s", role, parts[1], other).as(RuleVariable)
 			continue
 		}
 		o.set(o.root, o.spec, parts, "", value, at)
@@ -84,7 +84,7 @@ func (o *overrides) unknown(name string, at place, known map[string]string) {
 		if near := nearest(name, names); near != "" {
 			mean = "; did you mean " + strings.ToUpper(near) + "?"
 		}
-		o.w.warn(at, "", "", "ignored: it sets no field of a flow file%s", mean)
+		o.w.warn(at, "", "", "ignored: it sets no field of a flow file%s", mean).as(RuleVariable)
 		return
 	}
 }
@@ -202,7 +202,7 @@ func (o *overrides) put(n *node, t *connect.Type, path, value string, at place) 
 	}
 	sub, err := parse([]byte(value))
 	if err != nil {
-		o.w.report(at, path, "", "%v", err)
+		o.w.report(at, path, "", "%v", err).as(RuleSyntax)
 		return
 	}
 	relocate(sub, at)

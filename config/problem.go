@@ -10,20 +10,62 @@ import (
 	"unicode/utf8"
 )
 
+// Severity says whether a finding stops the flow.
+type Severity string
+
+// The severities.
+const (
+	SeverityError   Severity = "error"
+	SeverityWarning Severity = "warning"
+)
+
+// Rule is the kind of a finding, for programs: it stays the same where words change.
+type Rule string
+
+// The rules.
+const (
+	RuleSyntax           Rule = "syntax"            // not YAML, or YAML that flow files do not have
+	RuleUnreadable       Rule = "unreadable"        // the file cannot be read
+	RuleUnknownField     Rule = "unknown-field"     // a name that no field of the section has
+	RuleUnknownConnector Rule = "unknown-connector" // a name that no connector has
+	RuleMissing          Rule = "missing"           // a required field or section is not there
+	RuleDuplicate        Rule = "duplicate"         // the same name twice
+	RuleType             Rule = "type"              // a value of another type
+	RuleNotAllowed       Rule = "not-allowed"       // not among the values that the field takes
+	RuleInvalid          Rule = "invalid"           // refused by what uses it
+	RuleVariable         Rule = "variable"          // a ${...} that cannot be resolved, a variable that sets nothing
+	RuleRoute            Rule = "route"             // topics and routes that do not fit
+	RuleTooMany          Rule = "too-many"          // stands for the findings that are not shown
+	RuleSharedName       Rule = "shared-name"       // two flows of one name
+	RuleSharedGroup      Rule = "shared-group"      // two flows in one consumer group
+	RuleDoubledRows      Rule = "doubled-rows"      // two flows write the same records into one table
+	RuleAdmin            Rule = "admin"             // flows of one folder that cannot share a process
+	RuleService          Rule = "service"           // what a real service says (lint --services)
+)
+
 // Problem is one finding about a flow file. It holds no secret.
 type Problem struct {
 	// File is the name of the file; where the value came from elsewhere, the flag
 	// or the environment variable, and Line is 0.
-	File         string
-	Line, Column int
+	File   string `json:"file"`
+	Line   int    `json:"line"`
+	Column int    `json:"column"`
+
+	Severity Severity `json:"severity"`
+	Rule     Rule     `json:"rule"`
 	// Path is the field's, like batch.records; empty for the whole file.
-	Path string
+	Path string `json:"path,omitempty"`
 	// Message is a sentence without a full stop.
-	Message string
+	Message string `json:"message"`
 	// Hint says what is allowed, or what to do; may be empty.
-	Hint string
-	// source is the line at fault, masked.
-	source string
+	Hint string `json:"hint,omitempty"`
+	// Allowed are the names or values that may stand there, where they are few.
+	Allowed []string `json:"allowed,omitempty"`
+	// Suggestion is what was probably meant, to be written in place of what is there.
+	Suggestion string `json:"suggestion,omitempty"`
+	// Source is the line at fault, masked.
+	Source string `json:"source,omitempty"`
+
 	// meant is the path of the field that an unknown one is probably a
 	// misspelling of.
 	meant string
@@ -59,19 +101,32 @@ func visible(s string) string {
 }
 
 // Text is the finding with the line, a caret and the hint, ending in a line end.
-func (p *Problem) Text() string {
+func (p *Problem) Text() string { return p.Styled(Look{plain, plain, plain, plain}) }
+
+// Look is how the parts of a finding are shown: functions that colour a text.
+type Look struct{ Error, Warning, Caret, Hint func(string) string }
+
+func plain(s string) string { return s }
+
+// Styled is Text as l shows it.
+func (p *Problem) Styled(l Look) string {
 	var b strings.Builder
-	b.WriteString(p.Error())
+	if p.Severity == SeverityWarning {
+		place, said, _ := strings.Cut(p.Error(), ": ")
+		b.WriteString(l.Warning(place + ": warning: " + said))
+	} else {
+		b.WriteString(l.Error(p.Error()))
+	}
 	b.WriteByte('\n')
 	if p.Line > 0 {
 		number := strconv.Itoa(p.Line)
-		fmt.Fprintf(&b, "  %s | %s\n", number, visible(p.source))
+		fmt.Fprintf(&b, "  %s | %s\n", number, visible(p.Source))
 		// Tabs stay tabs, so that the caret stands below its character.
-		before := p.source
+		before := p.Source
 		column := 1
-		for i := range p.source { // by runes; a wrong byte is one, too
+		for i := range p.Source { // by runes; a wrong byte is one, too
 			if column == p.Column {
-				before = p.source[:i]
+				before = p.Source[:i]
 				break
 			}
 			column++
@@ -82,10 +137,10 @@ func (p *Problem) Text() string {
 				pad[i] = ' '
 			}
 		}
-		fmt.Fprintf(&b, "  %s | %s^\n", strings.Repeat(" ", len(number)), string(pad))
+		fmt.Fprintf(&b, "  %s | %s\n", strings.Repeat(" ", len(number)), string(pad)+l.Caret("^"))
 	}
 	if p.Hint != "" {
-		fmt.Fprintf(&b, "    %s\n", visible(p.Hint))
+		fmt.Fprintf(&b, "    %s\n", l.Hint(visible(p.Hint)))
 	}
 	return b.String()
 }
@@ -169,7 +224,7 @@ func (ps Problems) frames(data []byte, root *node, secrets []string) {
 		} else {
 			line = maskNodes(line, p.Line, hidden)
 		}
-		p.source = strings.TrimRight(shorten(hide(line, secrets)), " \t")
+		p.Source = strings.TrimRight(shorten(hide(line, secrets)), " \t")
 	}
 }
 

@@ -93,7 +93,7 @@ func (w *walker) withoutRoute(c *connect.Connector, n *node, path string) (*node
 	for _, e := range n.fields {
 		if own(e.key) {
 			reveal(e.value, nil, c.Route.Field(e.key).Type)
-			w.report(e.at, join(path, e.key), "", "%s: the flow has routes, and each says in its own sink section where its rows go; move %s there", join(path, e.key), e.key)
+			w.report(e.at, join(path, e.key), "", "%s: the flow has routes, and each says in its own sink section where its rows go; move %s there", join(path, e.key), e.key).as(RuleRoute)
 		}
 	}
 	rest := *n
@@ -104,10 +104,10 @@ func (w *walker) withoutRoute(c *connect.Connector, n *node, path string) (*node
 // completeRoutes is complete for what routes have in place of the flow.
 func (w *walker) completeRoutes(f *Flow, with connect.Context) {
 	if len(f.Routes) == 0 && !w.covered(routesPath) {
-		w.report(w.placeOf(routesPath), routesPath, "", "routes names no route")
+		w.report(w.placeOf(routesPath), routesPath, "", "routes names no route").as(RuleRoute)
 	}
 	if at, ok := w.places[string(connect.RoleDecode)]; ok {
-		w.report(at.key, string(connect.RoleDecode), "", "decode: the flow has routes, and each decodes in its own way; move decode into the routes")
+		w.report(at.key, string(connect.RoleDecode), "", "decode: the flow has routes, and each decodes in its own way; move decode into the routes").as(RuleRoute)
 	}
 	sink := f.Sink.Connector
 	if sink != nil && sink.Route == nil {
@@ -117,7 +117,7 @@ func (w *walker) completeRoutes(f *Flow, with connect.Context) {
 				able = append(able, c.Name)
 			}
 		}
-		w.report(w.placeOf(routesPath), routesPath, "sinks that do: "+orList(able), "sink %s takes no routes", sink.Name)
+		w.report(w.placeOf(routesPath), routesPath, "sinks that do: "+orList(able), "sink %s takes no routes", sink.Name).as(RuleRoute)
 		return
 	}
 	w.routeNames = nil
@@ -237,7 +237,7 @@ func (w *walker) checkTopics(f *Flow) {
 		k := slices.IndexFunc(f.Routes, func(r Route) bool { return r.match()(topic) })
 		if k < 0 {
 			path := join(join(sourcePath, "topics"), fmt.Sprint(i))
-			w.report(w.placeOf(path), path, "name it in the topics of a route, or do not read it", "topic %q takes no route", topic)
+			w.report(w.placeOf(path), path, "name it in the topics of a route, or do not read it", "topic %q takes no route", topic).as(RuleRoute)
 			continue
 		}
 		reached[k] = true
@@ -251,16 +251,16 @@ func (w *walker) checkTopics(f *Flow) {
 			earlier := slices.IndexFunc(f.Routes[:i], func(o Route) bool { return o.match()(topic) })
 			switch {
 			case !reads(topic):
-				w.report(w.placeOf(at), at, "", "the source does not read topic %q", topic)
+				w.report(w.placeOf(at), at, "", "the source does not read topic %q", topic).as(RuleRoute)
 			case earlier >= 0:
-				w.report(w.placeOf(at), at, "the first route that matches is taken", "topic %q takes route %s, which comes before", topic, f.Routes[earlier].Name)
+				w.report(w.placeOf(at), at, "the first route that matches is taken", "topic %q takes route %s, which comes before", topic, f.Routes[earlier].Name).as(RuleRoute)
 			default:
 				continue
 			}
 			found = true
 		}
 		if pattern == "" && !reached[i] && !found {
-			w.report(w.placeOf(path), path, "", "no topic takes route %s: the source reads none that matches it and no route before it", r.Name)
+			w.report(w.placeOf(path), path, "", "no topic takes route %s: the source reads none that matches it and no route before it", r.Name).as(RuleRoute)
 		}
 	}
 }
@@ -281,5 +281,5 @@ func (w *walker) warnOfNewTopics(f *Flow, path, pattern string) {
 		return
 	}
 	w.warn(w.placeOf(path), path, "add a last route that takes every other topic, like others: {pattern: .*, ...}",
-		"%s: a new topic that matches it and that no route takes stops the flow", path)
+		"%s: a new topic that matches it and that no route takes stops the flow", path).as(RuleRoute)
 }

@@ -96,14 +96,36 @@ func (n *node) scalars(f func(*node)) {
 
 // syntaxError is a finding that makes the file unreadable.
 type syntaxError struct {
-	at  place
-	msg string
+	at        place
+	msg, hint string
 }
 
 func (e *syntaxError) Error() string { return e.msg }
 
 func syntaxErrorf(at place, format string, args ...any) error {
-	return &syntaxError{at, fmt.Sprintf(format, args...)}
+	return &syntaxError{at: at, msg: fmt.Sprintf(format, args...)}
+}
+
+// notYAML is a finding of the scanner or the parser, in words that help.
+func notYAML(at place, said string) error {
+	e := &syntaxError{at: at, msg: "this is not YAML: " + said}
+	for _, known := range []struct{ said, msg, hint string }{
+		{"cannot start any token", "a tab begins this line", "YAML is indented with spaces"},
+		{"value is not allowed in this context", "this line does not fit to the lines above", "check its indentation, and whether a line above ends in a value that should be a section"},
+		{"non-map value is specified", "this is no field: there is no colon", "write name: value, with a space behind the colon"},
+		{"end character of double-quoted", "the text that begins here has no closing double quote", ""},
+		{"end character of single-quoted", "the text that begins here has no closing single quote", ""},
+		{"sequence end token ']' not found", "the list that begins here is not closed", "write ] at its end"},
+		{"mapping end token '}'", "the mapping that begins here is not closed", "write } at its end"},
+		{"',' or ']' must be specified", "a list that was opened with [ above is not closed", "write ] at its end, and commas between its elements"},
+		{"',' or '}' must be specified", "a mapping that was opened with { above is not closed", "write } at its end, and commas between its fields"},
+	} {
+		if strings.Contains(said, known.said) {
+			e.msg, e.hint = "this is not YAML: "+known.msg, known.hint
+			break
+		}
+	}
+	return e
 }
 
 // parse reads one YAML document. Errors are *syntaxError.
@@ -130,7 +152,7 @@ func parse(data []byte) (root *node, err error) {
 	if err != nil {
 		var se *yaml.SyntaxError
 		if errors.As(err, &se) && se.Token != nil {
-			return nil, syntaxErrorf(placeOf(se.Token), "this is not YAML: %s", se.Message)
+			return nil, notYAML(placeOf(se.Token), se.Message)
 		}
 		return nil, syntaxErrorf(start, "this is not YAML")
 	}
@@ -199,7 +221,7 @@ func checkTokens(tokens token.Tokens) error {
 			if msg == "" {
 				msg = "unexpected characters"
 			}
-			return syntaxErrorf(at, "this is not YAML: %s", msg)
+			return notYAML(at, msg)
 		}
 		if at.line != line {
 			line, dashes = at.line, 0

@@ -15,6 +15,8 @@ import (
 // walker decodes a tree against a Spec. It goes on after every finding.
 type walker struct {
 	file     string
+	data     []byte
+	root     *node // nil where the file is not YAML
 	registry *connect.Registry
 	env      *interpolator
 	problems Problems
@@ -22,8 +24,6 @@ type walker struct {
 	warnings Problems
 	// more counts the findings beyond maxProblems.
 	more int
-	// spare stands for a finding that is not kept.
-	spare Problem
 	// places are where the fields were written, by path: the key and the value.
 	places map[string]written
 	// sink is the connector whose fields routes have; routed says that there are
@@ -40,33 +40,48 @@ type written struct {
 	value *node
 }
 
-func (w *walker) report(at place, path, hint, format string, args ...any) {
-	if len(w.problems) >= maxProblems {
-		w.more++
-		w.spare = Problem{}
-		return
-	}
-	w.problems = append(w.problems, w.problem(at, path, hint, format, args...))
+// finding is a Problem while it is made.
+type finding struct{ problem *Problem }
+
+// as sets the rule.
+func (f finding) as(r Rule) finding {
+	f.problem.Rule = r
+	return f
 }
 
-func (w *walker) warn(at place, path, hint, format string, args ...any) {
-	w.warnings = append(w.warnings, w.problem(at, path, hint, format, args...))
+// allow sets what may stand there, and what of it was probably meant.
+func (f finding) allow(allowed []string, suggestion string) finding {
+	f.problem.Allowed, f.problem.Suggestion = allowed, suggestion
+	return f
+}
+
+// report adds a finding, its rule being RuleInvalid.
+func (w *walker) report(at place, path, hint, format string, args ...any) finding {
+	p := w.problem(at, path, hint, format, args...)
+	if len(w.problems) >= maxProblems {
+		w.more++ // p is not kept
+		return finding{p}
+	}
+	w.problems = append(w.problems, p)
+	return finding{p}
+}
+
+func (w *walker) warn(at place, path, hint, format string, args ...any) finding {
+	p := w.problem(at, path, hint, format, args...)
+	p.Severity = SeverityWarning
+	w.warnings = append(w.warnings, p)
+	return finding{p}
 }
 
 func (w *walker) problem(at place, path, hint, format string, args ...any) *Problem {
-	p := &Problem{File: w.file, Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...), Hint: hint}
+	p := &Problem{
+		File: w.file, Line: at.line, Column: at.column, Severity: SeverityError, Rule: RuleInvalid,
+		Path: path, Message: fmt.Sprintf(format, args...), Hint: hint,
+	}
 	if at.origin != "" {
 		p.File, p.Line, p.Column = at.origin, 0, 0
 	}
 	return p
-}
-
-// last is what was reported last.
-func (w *walker) last() *Problem {
-	if w.more > 0 {
-		return &w.spare
-	}
-	return w.problems[len(w.problems)-1]
 }
 
 // maxProblems bounds what a hostile file can make us say.
@@ -103,7 +118,7 @@ func (w *walker) value(n *node, at place, f *connect.Field, t *connect.Type, v r
 	case n.kind == nullNode && (t.Kind == connect.KindStruct || t.Kind == connect.KindChoice || t.Kind == connect.KindRoute):
 		n = &node{kind: mappingNode, at: n.at, end: n.end}
 	case n.kind == nullNode:
-		w.report(at, path, enumHint(f), "%s has no value; give one, or remove the line", path)
+		w.report(at, path, enumHint(f), "%s has no value; give one, or remove the line", path).as(RuleMissing).allow(enumOf(f), "")
 		return
 	}
 	switch t.Kind {
@@ -139,8 +154,7 @@ func (w *walker) expect(n *node, kind nodeKind, t *connect.Type, path string) bo
 	}
 	reveal(n, nil, t)
 	if n.kind != unknownNode {
-		w.report(n.at, path, "", "%s wants %s, not %s", label(path), t.Want(), n.kind)
-		w.last().covers = true
+		w.report(n.at, path, "", "%s wants %s, not %s", label(path), t.Want(), n.kind).as(RuleType).problem.covers = true
 	}
 	return false
 }
@@ -168,7 +182,7 @@ func (w *walker) unique(n *node, path string) []entry {
 	out := make([]entry, 0, len(n.fields))
 	for _, e := range n.fields {
 		if first, ok := seen[e.key]; ok {
-			w.report(e.at, join(path, e.key), "", "%q is given twice; the first is on line %d", e.key, first.line)
+			w.report(e.at, join(path, e.key), "remove one of the two", "%q is given twice; the first is on line %d", e.key, first.line).as(RuleDuplicate)
 			continue
 		}
 		seen[e.key] = e.at
@@ -196,7 +210,7 @@ func (w *walker) structure(n *node, at place, t *connect.Type, v reflect.Value, 
 	}
 	for _, f := range t.Fields {
 		if f.Required && n.field(f.Name) == nil && !w.misspelt(path, f.Name) {
-			w.report(at, join(path, f.Name), f.Name+": "+f.Doc, "%s lacks %q", label(path), f.Name)
+			w.report(at, join(path, f.Name), f.Name+": "+f.Doc, "%s lacks %q", label(path), f.Name).as(RuleMissing)
 		}
 	}
 }
@@ -215,13 +229,17 @@ func parent(path string) string {
 }
 
 func (w *walker) unknown(e entry, allowed []string, path, what string) {
-	mean, name := "", nearest(e.key, allowed)
-	if name != "" {
-		mean = fmt.Sprintf("; did you mean %q?", name)
-		name = join(path, name)
+	near := nearest(e.key, allowed)
+	mean, name := "", ""
+	if near != "" {
+		mean, name = fmt.Sprintf("; did you mean %q?", near), join(path, near)
 	}
-	w.report(e.at, join(path, e.key), "allowed: "+orList(allowed), "%s has no %s %q%s", label(path), what, e.key, mean)
-	w.last().meant = name
+	rule := RuleUnknownField
+	if what == "connector" {
+		rule = RuleUnknownConnector
+	}
+	w.report(e.at, join(path, e.key), "allowed: "+orList(allowed), "%s has no %s %q%s", label(path), what, e.key, mean).
+		as(rule).allow(allowed, near).problem.meant = name
 }
 
 func (w *walker) choice(n *node, at place, t *connect.Type, v reflect.Value, path string) {
@@ -231,16 +249,14 @@ func (w *walker) choice(n *node, at place, t *connect.Type, v reflect.Value, pat
 			n.public = true
 		}
 		w.report(n.at, path, fmt.Sprintf("like %s: {...}; allowed: %s", names[0], orList(names)),
-			"%s wants a mapping with the name of a connector and its fields", path)
-		w.last().covers = true
+			"%s wants a mapping with the name of a connector and its fields", path).as(RuleType).allow(names, "").problem.covers = true
 		return
 	}
 	if !w.expect(n, mappingNode, t, path) {
 		return
 	}
 	if len(n.fields) == 0 {
-		w.report(at, path, "allowed: "+orList(names), "%s names no connector", path)
-		w.last().covers = true
+		w.report(at, path, "allowed: "+orList(names), "%s names no connector", path).as(RuleMissing).allow(names, "").problem.covers = true
 		return
 	}
 	var chosen *entry
@@ -250,7 +266,7 @@ func (w *walker) choice(n *node, at place, t *connect.Type, v reflect.Value, pat
 		case c == nil:
 			w.unknown(e, names, path, "connector")
 		case chosen != nil:
-			w.report(e.at, join(path, e.key), "", "%s names a second connector; a flow has one, and %s is it since line %d", path, chosen.key, chosen.at.line)
+			w.report(e.at, join(path, e.key), "", "%s names a second connector; a flow has one, and %s is it since line %d", path, chosen.key, chosen.at.line).as(RuleDuplicate)
 		default:
 			chosen = &e
 			cfg := c.NewConfig()
@@ -283,8 +299,7 @@ func (w *walker) list(n *node, f *connect.Field, t *connect.Type, v reflect.Valu
 	if n.kind != sequenceNode {
 		if n.kind == scalarNode && t.Elem.Scalar() {
 			n.public = !f.Secret
-			w.report(n.at, path, "write it in brackets: ["+elemExample(n, f)+"]", "%s wants a %s, not a single value", path, t)
-			w.last().covers = true
+			w.report(n.at, path, "write it in brackets: ["+elemExample(n, f)+"]", "%s wants a %s, not a single value", path, t).as(RuleType).problem.covers = true
 			return
 		}
 		w.expect(n, sequenceNode, t, path)
@@ -296,7 +311,7 @@ func (w *walker) list(n *node, f *connect.Field, t *connect.Type, v reflect.Valu
 	}
 	v.Set(list)
 	if f.Required && len(n.items) == 0 {
-		w.report(n.at, path, f.Name+": "+f.Doc, "%s must not be empty", path)
+		w.report(n.at, path, f.Name+": "+f.Doc, "%s must not be empty", path).as(RuleMissing)
 	}
 }
 
@@ -333,7 +348,7 @@ func (w *walker) keyed(n *node, t *connect.Type, v reflect.Value, path string) {
 		}
 		w.places[at] = written{e.at, e.value}
 		if e.value.kind == nullNode {
-			w.report(e.at, at, "", "%s has no value; give one, or remove the line", at)
+			w.report(e.at, at, "", "%s has no value; give one, or remove the line", at).as(RuleMissing)
 			continue
 		}
 		if e.value.kind != unknownNode && w.expect(e.value, mappingNode, t.Elem, at) {
@@ -350,8 +365,7 @@ func (w *walker) scalar(n *node, f *connect.Field, t *connect.Type, v reflect.Va
 		if hint == "" && n.kind == mappingNode && t.Kind == connect.KindString {
 			hint = "if it is meant as text, put it in quotes"
 		}
-		w.report(n.at, path, hint, "%s wants %s, not %s", path, t.Want(), n.kind)
-		w.last().covers = true
+		w.report(n.at, path, hint, "%s wants %s, not %s", path, t.Want(), n.kind).as(RuleType).allow(enumOf(f), "").problem.covers = true
 		return
 	}
 	secret := f.Secret || t.Kind == connect.KindSecret
@@ -360,7 +374,7 @@ func (w *walker) scalar(n *node, f *connect.Field, t *connect.Type, v reflect.Va
 		w.secrets = append(w.secrets, secretParts(n.text)...)
 	}
 	if !n.plain && !n.computed && (t.Kind == connect.KindInt || t.Kind == connect.KindFloat || t.Kind == connect.KindBool) {
-		w.report(n.at, path, "remove the quotes", "%s wants %s, not text in quotes", path, t.Want())
+		w.report(n.at, path, "remove the quotes", "%s wants %s, not text in quotes", path, t.Want()).as(RuleType)
 		return
 	}
 	field := *f
@@ -370,40 +384,39 @@ func (w *walker) scalar(n *node, f *connect.Field, t *connect.Type, v reflect.Va
 	var enum *connect.EnumError
 	switch {
 	case errors.As(err, &enum):
-		mean := ""
-		if name := nearest(enum.Text(), enum.Allowed); name != "" {
-			mean = fmt.Sprintf("; did you mean %q?", name)
+		mean, near := "", nearest(enum.Text(), enum.Allowed)
+		if near != "" {
+			mean = fmt.Sprintf("; did you mean %q?", near)
 		}
-		w.report(n.at, path, "allowed: "+orList(enum.Allowed), "%s: %v%s", path, err, mean)
+		w.report(n.at, path, "allowed: "+orList(enum.Allowed), "%s: %v%s", path, err, mean).as(RuleNotAllowed).allow(enum.Allowed, near)
 		return
 	case err != nil:
-		w.report(n.at, path, boolHint(t, &field, n.text), "%s: %v", path, err)
+		write := meantText(t, &field, n.text)
+		hint := ""
+		if write != "" {
+			hint = "write " + write
+		}
+		w.report(n.at, path, hint, "%s: %v", path, err).as(RuleType).allow(nil, write)
 		return
 	}
 	switch {
 	case f.Required && t == f.Type && v.IsZero():
-		w.report(n.at, path, f.Name+": "+f.Doc, "%s must not be empty", path)
+		w.report(n.at, path, f.Name+": "+f.Doc, "%s must not be empty", path).as(RuleMissing)
 	case f.Default != "" && t == f.Type && v.IsZero():
 		w.report(n.at, path, "leave the line out for the default", "%s cannot be %q: that stands for the default, %s", path, n.text, f.Default)
 	}
 }
 
-func boolHint(t *connect.Type, f *connect.Field, text string) string {
-	if t.Kind != connect.KindBool || f.Secret {
-		return ""
+func enumOf(f *connect.Field) []string {
+	if f == nil {
+		return nil
 	}
-	switch strings.ToLower(text) {
-	case "yes", "on", "y", "1", "true":
-		return "write true"
-	case "no", "off", "n", "0", "false":
-		return "write false"
-	}
-	return ""
+	return f.Enum
 }
 
 func enumHint(f *connect.Field) string {
-	if f != nil && f.Enum != nil {
-		return "allowed: " + orList(f.Enum)
+	if allowed := enumOf(f); allowed != nil {
+		return "allowed: " + orList(allowed)
 	}
 	return ""
 }
