@@ -19,22 +19,26 @@ func Healthy(s *flow.Status) error {
 	return nil
 }
 
-// readiness remembers since when the flow is as it is.
-type readiness struct {
+// Readiness decides whether a flow moves records, or has none to move. It remembers since
+// when the flow is as it is; the zero value knows nothing yet.
+type Readiness struct {
 	// since is when the flow was first seen running, next what was committed
 	// then or at the last progress.
 	since time.Time
 	next  int64
 }
 
-// check returns what to say of a flow that moves records, or has none to move;
-// else why it does not. assigned says that the group has answered.
-func (r *readiness) check(s *flow.Status, assigned bool, now time.Time) (string, error) {
+// Check returns what to say of a flow that moves records, has none to move, or was paused
+// by a person; else why it does not. Assigned says that the group has answered.
+func (r *Readiness) Check(s *flow.Status, assigned bool, now time.Time) (string, error) {
 	switch s.State {
 	case flow.StateRunning:
 	case flow.StateStarting:
 		r.since = time.Time{}
 		return "", withCause("the flow is connecting", s.Err)
+	case flow.StatePaused:
+		r.since = time.Time{}
+		return "ok: paused by a person", nil
 	case flow.StateRetrying:
 		return "", withCause("something failed and is tried again", s.Err)
 	case flow.StateWaiting:
