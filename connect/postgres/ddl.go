@@ -26,6 +26,13 @@ const (
 	deadLetterTable = "penstock_dead_letter"
 )
 
+// Their places in penstockTables.
+const (
+	ownFlow = iota
+	ownCheckpoint
+	ownDead
+)
+
 // penstockTable is one of the tables that Penstock keeps.
 type penstockTable struct {
 	name    tableName
@@ -95,6 +102,7 @@ func penstockTables(n penstockNames) []penstockTable {
 				{"column_name", "text", notNull, false},
 				{"message", "text", notNull, false},
 				created,
+				{jobColumn, "text", "", true},
 			},
 			tail: "\n)",
 			index: fmt.Sprintf(`CREATE INDEX IF NOT EXISTS %s ON %s (flow, topic, partition, "offset")`,
@@ -170,10 +178,10 @@ func dataRights(mode string) string {
 func (s *Sink) ensure(ctx context.Context, pg *pgconn.PgConn, p *place) error {
 	var missing, ddl, grants []string
 	for i, own := range p.own {
-		if !p.exists[i] {
+		if !p.exists(i) {
 			missing = append(missing, own.name.String())
 			ddl = append(ddl, own.ddl()...)
-			grants = append(grants, own.grant(s.facts.role))
+			grants = append(grants, own.grant(p.role))
 		}
 	}
 	var absent []string // which nobody asked to create
@@ -184,7 +192,7 @@ func (s *Sink) ensure(ctx context.Context, pg *pgconn.PgConn, p *place) error {
 			fault := t.check()
 			if fault == nil {
 				var err error
-				if fault, err = t.checkRights(ctx, pg, s.facts.role); err != nil {
+				if fault, err = t.checkRights(ctx, pg, p.role); err != nil {
 					return classify("check the rights on "+t.String(), err)
 				}
 			}
@@ -205,7 +213,7 @@ func (s *Sink) ensure(ctx context.Context, pg *pgconn.PgConn, p *place) error {
 			continue
 		}
 		missing, ddl = append(missing, t.name.String()), append(ddl, create)
-		grants = append(grants, t.grant(s.facts.role))
+		grants = append(grants, t.grant(p.role))
 		if !p.creates(t) {
 			absent = append(absent, t.String())
 		}
@@ -219,7 +227,7 @@ func (s *Sink) ensure(ctx context.Context, pg *pgconn.PgConn, p *place) error {
 	}
 	if len(ddl) > 0 {
 		// Init refuses a flow that is another one than before; nothing must be made for it.
-		if p.exists[0] {
+		if p.exists(ownFlow) {
 			if err := p.refuseOther(ctx, pg, s.setup); err != nil {
 				return err
 			}
@@ -273,14 +281,32 @@ func (s *Sink) checkRights(ctx context.Context, pg *pgconn.PgConn, p *place) err
 		}
 		if len(rights) > 0 {
 			lacking = append(lacking, own.name.String())
-			grants = append(grants, own.grant(s.facts.role)+";")
+			grants = append(grants, own.grant(p.role)+";")
 		}
 	}
+	return needsRights(p.role, lacking, grants)
+}
+
+// checkOwnRights says which of the rights on one of the tables that Penstock keeps the
+// role has not.
+func (p *place) checkOwnRights(ctx context.Context, pg *pgconn.PgConn, i int, rights []string) error {
+	own := p.own[i]
+	own.rights = rights
+	lacking, err := own.lackingRights(ctx, pg)
+	if err != nil {
+		return classify("check the rights on "+own.name.String(), err)
+	}
+	if len(lacking) == 0 {
+		return nil
+	}
+	return needsRights(p.role, []string{own.name.String()}, []string{own.grant(p.role) + ";"})
+}
+
+func needsRights(role string, tables, grants []string) error {
 	if len(grants) == 0 {
 		return nil
 	}
-	return flow.Fatal(fmt.Errorf("the role %s needs rights on %s; as the owner, run:\n%s",
-		s.facts.role, strings.Join(lacking, ", "), strings.Join(grants, "\n")))
+	return flow.Fatal(fmt.Errorf("the role %s needs rights on %s; as the owner, run:\n%s", role, strings.Join(tables, ", "), strings.Join(grants, "\n")))
 }
 
 // lackingRights are the rights on an existing table that the role needs and has not.
@@ -314,7 +340,7 @@ func (s *Sink) create(ctx context.Context, pg *pgconn.PgConn, p *place, ddl []st
 	}
 	switch sqlState(err) {
 	case codeInsufficientRights:
-		return flow.Fatal(fmt.Errorf("the role %s may not create the tables that are missing (%w). As a role that may, run:\n%s", s.facts.role, err, all))
+		return flow.Fatal(fmt.Errorf("the role %s may not create the tables that are missing (%w). As a role that may, run:\n%s", p.role, err, all))
 	case codeNoSuchSchema:
 		schemas := []string{p.names.flow.schema, p.names.dead.schema}
 		for i := range p.targets {
@@ -323,7 +349,7 @@ func (s *Sink) create(ctx context.Context, pg *pgconn.PgConn, p *place, ddl []st
 		for _, schema := range schemas {
 			rows, lookErr := query(ctx, pg, "SELECT to_regnamespace($1) IS NULL", quoteName(schema))
 			if lookErr == nil && isTrue(rows[0][0]) {
-				return flow.Fatal(fmt.Errorf("there is no schema %s: CREATE SCHEMA %s AUTHORIZATION %s;", schema, quoteName(schema), quoteName(s.facts.role)))
+				return flow.Fatal(fmt.Errorf("there is no schema %s: CREATE SCHEMA %s AUTHORIZATION %s;", schema, quoteName(schema), quoteName(p.role)))
 			}
 		}
 	}

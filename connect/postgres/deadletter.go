@@ -8,6 +8,8 @@ import (
 	"io"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/penstockdev/penstock/flow"
 	"github.com/penstockdev/penstock/internal/failpoint"
 )
@@ -25,9 +27,15 @@ func (w *writer) deadLetters(ctx context.Context, b *flow.Batch) error {
 	}
 	s := w.sink
 	w.dead.reset(s.setup.Flow, s.setup.ClusterID, letters)
-	sql := fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", s.place.names.dead, deadLetterColumns)
-	err := classify("write dead letters into "+s.place.names.dead.String(), copyFrom(ctx, w.conn.pg, sql, &w.dead))
+	err := w.dead.store(ctx, w.conn.pg, s.place.names.dead)
 	w.dead.letters = nil
+	return err
+}
+
+// store writes the letters into the table.
+func (r *deadReader) store(ctx context.Context, pg *pgconn.PgConn, to tableName) error {
+	sql := fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", to, deadLetterColumns)
+	err := classify("write dead letters into "+to.String(), copyFrom(ctx, pg, sql, r))
 	if flow.ClassOf(err) == flow.ClassData {
 		// There is no place left for the records: the flow must not go on.
 		return flow.Fatal(fmt.Errorf("the dead-letter table refuses records: %w", err))

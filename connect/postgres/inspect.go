@@ -22,7 +22,7 @@ func (s *Sink) Inspect(ctx context.Context, setup flow.Setup) ([]flow.Position, 
 		return nil, classify("look at the server", err)
 	}
 	p, err := s.locate(ctx, c.pg, facts, setup)
-	if err != nil || !p.exists[0] || !p.exists[1] {
+	if err != nil || !p.exists(ownFlow) || !p.exists(ownCheckpoint) {
 		return nil, err
 	}
 	if err := p.refuseOther(ctx, c.pg, setup); err != nil {

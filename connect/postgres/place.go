@@ -18,8 +18,12 @@ type place struct {
 	targets []target // by route
 	names   penstockNames
 	own     []penstockTable
-	exists  []bool // of own
+	tables  []*table // of own; nil: there is none
+	role    string   // that connects
 }
+
+// exists says whether one of the tables that Penstock keeps is there.
+func (p *place) exists(i int) bool { return p.tables[i] != nil }
 
 // target is a table that the flow writes.
 type target struct {
@@ -41,10 +45,32 @@ func (p *place) targetText() string {
 	return connect.JoinTables(names)
 }
 
-// locate finds the tables of a flow and creates nothing. The positions follow
-// the (first) table, not the connection: another search_path must not start the flow anew.
+// locate finds the tables of a flow, refuses what keeps it from using them, and creates nothing.
 func (s *Sink) locate(ctx context.Context, pg *pgconn.PgConn, facts serverFacts, setup flow.Setup) (*place, error) {
-	p := &place{}
+	p, err := s.find(ctx, pg, facts, setup)
+	if err != nil {
+		return nil, err
+	}
+	for i := range p.own {
+		if err := p.check(i); err != nil {
+			return nil, err
+		}
+	}
+	return p, p.refuseElsewhere(ctx, pg, setup)
+}
+
+// check says what keeps one of the tables that Penstock keeps, if it is there, from being used.
+func (p *place) check(i int) error {
+	if p.tables[i] == nil {
+		return nil
+	}
+	return flow.Fatal(p.own[i].check(p.tables[i]))
+}
+
+// find finds the tables of a flow. The positions follow the (first) table, not the
+// connection: another search_path must not start the flow anew.
+func (s *Sink) find(ctx context.Context, pg *pgconn.PgConn, facts serverFacts, setup flow.Setup) (*place, error) {
+	p := &place{role: facts.role}
 	tables := s.cfg.tables()
 	for i := range tables {
 		t := target{TableConfig: &tables[i], fields: fieldsOf(setup, i)}
@@ -83,14 +109,9 @@ func (s *Sink) locate(ctx context.Context, pg *pgconn.PgConn, facts serverFacts,
 		if err != nil {
 			return nil, classify("look at table "+own.name.String(), err)
 		}
-		if t != nil {
-			if err := own.check(t); err != nil {
-				return nil, flow.Fatal(err)
-			}
-		}
-		p.exists = append(p.exists, t != nil)
+		p.tables = append(p.tables, t)
 	}
-	return p, p.refuseElsewhere(ctx, pg, setup)
+	return p, nil
 }
 
 // locate finds the table, or where it would be.
@@ -145,7 +166,7 @@ func (p *place) refuseShared() error {
 // another one of the database.
 func (p *place) refuseElsewhere(ctx context.Context, pg *pgconn.PgConn, setup flow.Setup) error {
 	const doing = "look for the flow in other schemas"
-	if p.exists[0] {
+	if p.exists(ownFlow) {
 		rows, err := query(ctx, pg, fmt.Sprintf("SELECT 1 FROM %s WHERE flow = $1", p.names.flow), setup.Flow)
 		if err != nil || len(rows) > 0 {
 			return classify("look for the flow", err)
@@ -179,7 +200,7 @@ func (p *place) refuseElsewhere(ctx context.Context, pg *pgconn.PgConn, setup fl
 // refuseLost refuses to make a table anew of which the positions say that
 // records are in it.
 func (p *place) refuseLost(ctx context.Context, pg *pgconn.PgConn, setup flow.Setup, t *target, ddl string) error {
-	if !p.exists[0] || !p.exists[1] {
+	if !p.exists(ownFlow) || !p.exists(ownCheckpoint) {
 		return nil
 	}
 	rows, err := query(ctx, pg, fmt.Sprintf(`SELECT c.topic, c.partition, c.next_offset, count(*) OVER (), f.target FROM %s c JOIN %s f USING (flow)
