@@ -1,0 +1,340 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/penstockdev/penstock/config"
+)
+
+// Outcome is what a reload has done with a flow.
+type Outcome string
+
+// The outcomes.
+const (
+	Unchanged Outcome = "unchanged"
+	Changed   Outcome = "changed"  // runs with its new configuration, or will when it is started
+	Started   Outcome = "started"  // is new, or had failed
+	Ended     Outcome = "stopped"  // its file is gone
+	Refused   Outcome = "refused"  // its file is wrong: what ran goes on
+	Restored  Outcome = "restored" // failed with its new configuration: what ran before was started again
+	Failed    Outcome = "failed"   // does not run
+)
+
+// FlowReload is what a reload has done with a flow, or with a file that is none.
+type FlowReload struct {
+	// Name is the flow's; empty for a new file that was refused.
+	Name, File string
+	Outcome    Outcome
+	// Reason says why it was refused, restored, or has failed, or what a person should know.
+	Reason string
+}
+
+// ReloadReport is what a reload has done, by file.
+type ReloadReport struct{ Flows []FlowReload }
+
+// OK says that all is as the files want it.
+func (r *ReloadReport) OK() bool {
+	return !slices.ContainsFunc(r.Flows, func(f FlowReload) bool {
+		return f.Outcome == Refused || f.Outcome == Restored || f.Outcome == Failed
+	})
+}
+
+// Reload reads all files again, and makes the flows what the files say. Flows that have failed
+// are started again. It returns once changed flows are up, have failed, or are still connecting after 5 s.
+// What a file says that is wrong is in the report; the error is about the reload itself.
+func (s *Supervisor) Reload(ctx context.Context) (ReloadReport, error) { return s.reload(ctx, true) }
+
+// change is what is to be done about one flow.
+type change struct {
+	unit *unit // nil: a new flow
+	file *file // nil: the file is gone
+}
+
+// reload is Reload. Without asked it was a file that changed: what was refused is not tried again,
+// and what has failed stays so, unless its file is another one.
+func (s *Supervisor) reload(ctx context.Context, asked bool) (ReloadReport, error) {
+	run, done, err := s.begin()
+	if err != nil {
+		return ReloadReport{}, err
+	}
+	defer done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(run, cancel)() //nolint:contextcheck // it ends with the first of two contexts
+	select {
+	case s.reloading <- struct{}{}:
+		defer func() { <-s.reloading }()
+	case <-ctx.Done():
+		return ReloadReport{}, fmt.Errorf("another reload is under way: %w", ctx.Err())
+	}
+	found := scan(s.o.Paths)
+	files := s.load(found.files)
+	units := s.all()
+	owners := make(map[string]string, len(units))
+	for _, u := range units {
+		v := u.view()
+		owners[v.Name] = v.File
+	}
+	s.refuseDuplicates(files, owners)
+	s.checkAdmin(files)
+
+	changes, report := s.plan(found, files, units)
+	results := make([]FlowReload, len(changes))
+	var wg sync.WaitGroup
+	for i, c := range changes {
+		wg.Go(func() { results[i] = s.apply(ctx, c, asked) })
+	}
+	wg.Wait()
+	report.Flows = append(report.Flows, results...)
+	slices.SortFunc(report.Flows, func(a, b FlowReload) int {
+		return strings.Compare(a.File+"\x00"+a.Name, b.File+"\x00"+b.Name)
+	})
+	s.said(report, asked)
+	return report, nil
+}
+
+// checkAdmin says that a changed admin section needs a restart.
+func (s *Supervisor) checkAdmin(files []*file) {
+	admin, ps := adminOf(files)
+	if len(ps) > 0 || admin != s.admin {
+		s.log.Warn("the admin section was changed: that takes effect when the process is started again")
+	}
+}
+
+// plan pairs files with flows. What is refused is in the report.
+func (s *Supervisor) plan(found *scanned, files []*file, units []*unit) (changes []change, report ReloadReport) {
+	byName, byPath := map[string]*file{}, map[string]*file{}
+	for _, f := range files {
+		byPath[f.path] = f
+		if f.err == nil {
+			byName[f.flow.Name] = f
+		}
+	}
+	refuse := func(u *unit, path, reason string) {
+		r := FlowReload{File: path, Outcome: Refused, Reason: reason}
+		if u != nil {
+			r.Name = u.view().Name
+			u.refuse(reason, nil)
+		}
+		report.Flows = append(report.Flows, r)
+	}
+	taken := map[*file]bool{}
+	for _, u := range units {
+		v := u.view()
+		f := byName[v.Name]
+		if f == nil {
+			f = byPath[v.File]
+		}
+		switch {
+		case f == nil:
+			if reason := found.missing(s.o.Paths, v.File); reason != "" {
+				refuse(u, v.File, reason)
+				continue
+			}
+			changes = append(changes, change{unit: u})
+		case f.err != nil:
+			taken[f] = true
+			refuse(u, f.path, f.err.Error())
+		case taken[f], f.flow.Name != v.Name && slices.ContainsFunc(units, func(o *unit) bool { return o.view().Name == f.flow.Name }):
+			// The file has become that of another flow.
+			changes = append(changes, change{unit: u})
+		default:
+			taken[f] = true
+			changes = append(changes, change{unit: u, file: f})
+		}
+	}
+	for _, f := range files {
+		switch {
+		case taken[f]:
+		case f.err != nil:
+			refuse(nil, f.path, f.err.Error())
+		default:
+			changes = append(changes, change{file: f})
+		}
+	}
+	return changes, report
+}
+
+// missing says why the flow of a file that was not found goes on; empty where it is to stop.
+func (f *scanned) missing(paths []string, file string) string {
+	for _, path := range paths {
+		err := f.failed[path]
+		switch {
+		case path != file && path != filepath.Dir(file):
+		case err != nil && path == file:
+			return fmt.Sprintf("%v: it was named when the process was started, so its flow goes on; put it back, or stop the flow", err)
+		case err != nil:
+			return fmt.Sprintf("%v: the flow goes on", err)
+		}
+	}
+	return ""
+}
+
+// apply makes one flow what its file says.
+func (s *Supervisor) apply(ctx context.Context, c change, asked bool) FlowReload {
+	switch {
+	case c.unit == nil:
+		return s.add(ctx, c.file)
+	case c.file == nil:
+		return s.drop(ctx, c.unit)
+	}
+	return c.unit.replace(ctx, c.file, asked)
+}
+
+// add starts the flow of a new file.
+func (s *Supervisor) add(ctx context.Context, f *file) FlowReload {
+	r := FlowReload{Name: f.flow.Name, File: f.path, Outcome: Started}
+	u := newUnit(s, f.path, f.flow)
+	s.mu.Lock()
+	if s.units[r.Name] != nil { // it was restored under this name meanwhile
+		s.mu.Unlock()
+		r.Outcome, r.Reason = Refused, fmt.Sprintf("there is a flow %s by now", r.Name)
+		return r
+	}
+	s.units[r.Name] = u
+	s.mu.Unlock()
+	s.warn(f)
+	if err := u.startAndSettle(ctx); err != nil {
+		r.Outcome, r.Reason = Failed, err.Error()
+	}
+	return r
+}
+
+// drop stops a flow whose file is gone, and forgets it.
+func (s *Supervisor) drop(ctx context.Context, u *unit) FlowReload {
+	v := u.view()
+	r := FlowReload{Name: v.Name, File: v.File, Outcome: Ended, Reason: "its file is gone"}
+	err := u.acquire(ctx)
+	if err == nil {
+		defer u.release()
+		err = u.halt(ctx)
+	}
+	if err != nil {
+		r.Outcome, r.Reason = Failed, err.Error()
+		return r
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.units[v.Name] == u {
+		delete(s.units, v.Name)
+	}
+	return r
+}
+
+// refuse notes why the file, or what it says, was refused.
+func (u *unit) refuse(reason string, rejected *config.Flow) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.reloadError, u.rejected = reason, rejected
+}
+
+// replace makes the flow what the file says.
+func (u *unit) replace(ctx context.Context, f *file, asked bool) FlowReload {
+	v := u.view()
+	r := FlowReload{Name: v.Name, File: f.path, Outcome: Unchanged}
+	refuse := func(err error) FlowReload {
+		u.refuse(err.Error(), f.flow)
+		r.Outcome, r.Reason = Refused, err.Error()
+		return r
+	}
+	if err := u.acquire(ctx); err != nil {
+		return refuse(err)
+	}
+	held := true
+	defer func() {
+		if held {
+			u.release()
+		}
+	}()
+	u.mu.Lock()
+	old, failed := u.cfg, u.err != nil || u.run != nil && u.running() == nil && !u.stopped
+	rejected, stopped, reason := u.rejected, u.stopped, u.reloadError
+	u.file = f.path
+	u.mu.Unlock()
+	switch {
+	case same(old, f.flow):
+		u.refuse("", nil)
+		if failed && asked {
+			r.Outcome = Started
+		} else {
+			return r
+		}
+	case rejected != nil && same(rejected, f.flow) && !asked:
+		r.Outcome, r.Reason = Refused, reason
+		return r
+	default:
+		r.Outcome = Changed
+		u.s.warn(f)
+	}
+	if _, err := u.s.prepare(f.flow, nil); err != nil {
+		return refuse(err)
+	}
+	if stopped {
+		if err := u.rename(f.flow.Name); err != nil {
+			return refuse(err)
+		}
+		u.mu.Lock()
+		u.cfg, u.reloadError, u.rejected = f.flow, "", nil
+		u.mu.Unlock()
+		r.Name, r.Reason = f.flow.Name, "the flow is stopped, and takes effect when it is started"
+		return r
+	}
+	if err := u.halt(ctx); err != nil {
+		return refuse(err)
+	}
+	if f.flow.Name != v.Name {
+		u.s.log.Warn("the flow has another name: positions, metrics and dead letters belong to the name, so it begins as a new flow does",
+			slog.String("flow", f.flow.Name), slog.String("was", v.Name), slog.String("file", f.path))
+		if err := u.rename(f.flow.Name); err != nil {
+			return refuse(err)
+		}
+		r.Name = f.flow.Name
+	}
+	var fallback *config.Flow
+	if !failed {
+		fallback = old
+	}
+	u.refuse("", nil)
+	started, err := u.launch(f.flow, fallback) //nolint:contextcheck // flows outlive the call that starts them
+	u.release()
+	held = false
+	if err != nil {
+		r.Outcome, r.Reason = Failed, err.Error()
+		return r
+	}
+	if err := u.settle(ctx, started); err != nil {
+		r.Outcome, r.Reason = Failed, err.Error()
+		if now := u.view(); now.ReloadError != "" {
+			r.Name, r.Outcome = now.Name, Restored
+		}
+	}
+	return r
+}
+
+// said logs and counts what a reload has done; what was refused before, and still is, is no
+// news.
+func (s *Supervisor) said(report ReloadReport, asked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	refused := map[string]string{}
+	for _, f := range report.Flows {
+		attrs := []any{slog.String("flow", f.Name), slog.String("file", f.File)}
+		switch f.Outcome {
+		case Unchanged:
+		case Refused:
+			refused[f.File] = f.Reason
+			if asked || s.refused[f.File] != f.Reason {
+				s.log.Error("the flow file is refused, and what ran goes on", append(attrs, slog.String("reason", f.Reason))...)
+			}
+		default:
+			s.log.Info("reloaded", append(attrs, slog.String("outcome", string(f.Outcome)))...)
+		}
+	}
+	s.refused = refused
+}
