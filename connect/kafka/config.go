@@ -65,6 +65,12 @@ const (
 
 const readCommitted = "read_committed"
 
+// The isolation levels in Kafka's protocol.
+const (
+	isolationUncommitted int8 = 0
+	isolationCommitted   int8 = 1
+)
+
 // protocolConsumer is KIP-848's.
 const protocolConsumer = "consumer"
 
@@ -204,9 +210,9 @@ func (c *SourceConfig) timesOfMember() bool {
 // isolation is the level in Kafka's protocol.
 func (c *SourceConfig) isolation() int8 {
 	if c.Isolation == readCommitted {
-		return 1
+		return isolationCommitted
 	}
-	return 0
+	return isolationUncommitted
 }
 
 // name is flow.Log.Name.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -78,15 +77,12 @@ type DeadLetters struct {
 	cfg DeadLetterConfig
 	log *slog.Logger
 
-	// turn holds one token: whoever has it puts. Letters of one Put at a time
-	// keep every produced batch below the topic's size limit.
-	turn chan struct{}
 	// Set by Open.
-	flow       string
-	admin      *cluster
-	cl         *kgo.Client
-	partitions int32
-	limit      int // max.message.bytes of the topic; 0 if not known
+	flow  string
+	admin *cluster
+	out   *letterProducer
+	// kept is where the letters are, for LetterLog.
+	kept *LetterLog
 }
 
 var _ flow.DeadLetterQueue = (*DeadLetters)(nil)
@@ -97,10 +93,11 @@ func NewDeadLetters(cfg DeadLetterConfig) (*DeadLetters, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	d := &DeadLetters{cfg: cfg, log: cfg.Logger, turn: make(chan struct{}, 1)}
+	d := &DeadLetters{cfg: cfg, log: cfg.Logger}
 	if d.log == nil {
 		d.log = slog.Default()
 	}
+	d.kept = newLetterLog(&d.cfg.Connection, d.cfg.Topic, d.log)
 	return d, nil
 }
 
@@ -117,143 +114,86 @@ func (d *DeadLetters) Open(ctx context.Context, setup flow.Setup) error {
 	if d.admin, err = newCluster(&d.cfg.Connection, opts); err != nil {
 		return err
 	}
-	d.limit = 0
 	var source *sourceTopics
 	if d.cfg.Source != nil {
 		if source, err = lookAtSource(ctx, d.cfg.Source, d.log); err != nil {
 			return err
 		}
 	}
-	if err := d.lookAtTopic(ctx, source); err != nil {
+	partitions, limit, err := d.lookAtTopic(ctx, source)
+	if err != nil {
 		return err
 	}
-	if source != nil && d.limit > 0 && d.limit < source.limit {
-		return flow.Fatal(fmt.Errorf("kafka: dead-letter topic %s takes messages up to %d bytes (max.message.bytes), but source topic %s has up to %d: "+
-			"a large record could never become a dead letter; raise the limit of %s to at least %d",
-			d.cfg.Topic, d.limit, source.largest, source.limit, d.cfg.Topic, source.limit))
+	if source != nil && limit > 0 && limit < source.limit {
+		return flow.Fatal(d.cfg.tooSmall(limit, source))
 	}
-	d.cl, err = kgo.NewClient(append(slices.Clone(opts),
-		kgo.DefaultProduceTopic(d.cfg.Topic),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		// The source's batches may be compressed: a record that is larger than the
-		// topic's limit has to be, too.
-		kgo.ProducerBatchCompression(kgo.ZstdCompression(), kgo.NoCompression()),
-		kgo.ProducerLinger(0),
-		// One letter is one batch if it is large; the broker judges its size.
-		kgo.BrokerMaxWriteBytes(1<<30), kgo.ProducerBatchMaxBytes(1<<30-1<<20),
-		kgo.RecordDeliveryTimeout(time.Minute))...)
-	if err != nil {
-		return flow.Fatal(fmt.Errorf("kafka: %w", err))
-	}
-	return nil
+	d.out, err = newLetterProducer(&d.cfg.Connection, opts, d.cfg.Topic, partitions, limit)
+	return err
 }
 
-// lookAtTopic finds, or creates, the topic.
-func (d *DeadLetters) lookAtTopic(ctx context.Context, source *sourceTopics) error {
+// tooSmall is the error of a topic that cannot take all records of the source.
+func (c *DeadLetterConfig) tooSmall(limit int, source *sourceTopics) error {
+	return fmt.Errorf("kafka: dead-letter topic %s takes messages up to %d bytes (max.message.bytes), but source topic %s has up to %d: "+
+		"a large record could never become a dead letter; raise the limit of %s to at least %d",
+		c.Topic, limit, source.largest, source.limit, c.Topic, source.limit)
+}
+
+// lookAtTopic finds, or creates, the topic. The limit is its max.message.bytes; 0 if not known.
+func (d *DeadLetters) lookAtTopic(ctx context.Context, source *sourceTopics) (partitions int32, limit int, err error) {
 	topic := d.cfg.Topic
 	clusterID, t, err := d.admin.writable(ctx, topic, d.cfg.Create)
 	switch {
 	case source != nil && source.clusterID == clusterID && d.cfg.Source.reads(topic):
-		return flow.Fatal(fmt.Errorf("kafka: %w", d.cfg.loop()))
+		return 0, 0, flow.Fatal(fmt.Errorf("kafka: %w", d.cfg.loop()))
 	case errors.Is(err, kerr.UnknownTopicOrPartition) && d.cfg.Create:
 		return d.create(ctx, source)
 	case err != nil:
-		return err
+		return 0, 0, err
 	}
-	d.partitions = int32(len(t.Partitions)) //nolint:gosec // a number of partitions
 	limits, err := d.admin.limits(ctx, []string{topic}, d.log)
-	d.limit = limits[topic]
-	return err
+	return int32(len(t.Partitions)), limits[topic], err //nolint:gosec // a number of partitions
 }
 
-func (d *DeadLetters) create(ctx context.Context, source *sourceTopics) error {
-	d.partitions = max(d.cfg.Partitions, 1)
+func (d *DeadLetters) create(ctx context.Context, source *sourceTopics) (partitions int32, limit int, err error) {
+	partitions = max(d.cfg.Partitions, 1)
 	if source != nil {
 		if d.cfg.Partitions == 0 {
-			d.partitions = max(source.most, 1)
+			partitions = max(source.most, 1)
 		}
-		d.limit = source.limit
+		limit = source.limit
 	}
-	return d.admin.create(ctx, d.cfg.Topic, d.partitions, d.cfg.Replication, d.limit)
+	return partitions, limit, d.admin.create(ctx, d.cfg.Topic, partitions, d.cfg.Replication, limit)
 }
 
 // Put implements flow.DeadLetterQueue.
 func (d *DeadLetters) Put(ctx context.Context, letters []flow.DeadLetter) error {
-	if d.cl == nil {
+	if d.out == nil {
 		return flow.Fatal(errors.New("kafka: the dead-letter queue is not open"))
 	}
-	select {
-	case d.turn <- struct{}{}:
-		defer func() { <-d.turn }()
-	case <-ctx.Done():
-		return d.putError(ctx.Err())
-	}
-	// What is produced together may become one batch. Half of the limit leaves
-	// room for its framing; a letter that alone is larger goes alone, and
-	// passes if it was within the limit, compressed, where it comes from.
-	limit := 512 << 10
-	if d.limit > 0 {
-		limit = d.limit / 2
-	}
-	var chunk []*kgo.Record
-	size := 0
-	for i := range letters {
-		r := letterRecord(&letters[i], d.flow)
-		r.Partition = letters[i].ID % d.partitions
-		n := recordSize(r)
-		if len(chunk) > 0 && size+n > limit {
-			if err := d.produce(ctx, chunk); err != nil {
-				return err
+	return d.out.put(ctx, func(yield func(*kgo.Record) bool) {
+		for i := range letters {
+			if !yield(d.out.letter(&letters[i], d.flow)) {
+				return
 			}
-			chunk, size = nil, 0
 		}
-		chunk, size = append(chunk, r), size+n
-	}
-	return d.produce(ctx, chunk)
+	})
 }
 
-// produce returns when all records are durable, or ctx ends. kgo may deliver
-// what it holds then; that is why records are copies, and letters have an id.
-func (d *DeadLetters) produce(ctx context.Context, records []*kgo.Record) error {
-	results := make(chan error, len(records))
-	for _, r := range records {
-		d.cl.Produce(ctx, r, func(_ *kgo.Record, err error) { results <- err })
-	}
-	for range records {
-		select {
-		case err := <-results:
-			if err != nil {
-				return d.putError(err)
-			}
-		case <-ctx.Done():
-			return d.putError(ctx.Err())
-		}
-	}
-	return nil
-}
-
-func (d *DeadLetters) putError(err error) error {
-	doing := "writing to dead-letter topic " + d.cfg.Topic
-	switch {
-	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
-		return flow.Fatal(fmt.Errorf("kafka: %s: %w; raise its max.message.bytes (now %d) above the largest record of the source", doing, err, d.limit))
-	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries), errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
-		return flow.Transient(fmt.Errorf("kafka: %s (brokers %s): %w; check that the topic exists and has enough in-sync replicas", doing, d.cfg.addresses(), err))
-	}
-	return d.cfg.explain(doing, err, mayWrite(d.cfg.Topic), mayWriteIdempotently())
-}
+// LetterLog is where the letters are kept, for those who work with them. It needs no Open, and is
+// closed by Close.
+func (d *DeadLetters) LetterLog() flow.LetterLog { return d.kept }
 
 // Close implements flow.DeadLetterQueue.
 func (d *DeadLetters) Close(context.Context) error {
 	d.free()
+	d.kept.close()
 	return nil
 }
 
 func (d *DeadLetters) free() {
-	if d.cl != nil {
-		d.cl.Close()
-		d.cl = nil
+	if d.out != nil {
+		d.out.cl.Close()
+		d.out = nil
 	}
 	if d.admin != nil {
 		d.admin.close()

@@ -2,6 +2,8 @@ package kafka
 
 import (
 	"bytes"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +36,10 @@ const (
 	HeaderClass     = "penstock.dead_letter.class"     // malformed, type, range, null, constraint, ...: see flow.DeadLetter
 	HeaderColumn    = "penstock.dead_letter.column"    // column at fault; absent if none is
 	HeaderTimestamp = "penstock.dead_letter.timestamp" // the record's own time, RFC 3339 in UTC
+
+	// HeaderJob is what a control record has, and no letter: the job that takes, releases or
+	// removes letters of the partition. See control.
+	HeaderJob = "penstock.dead_letter.job"
 )
 
 const (
@@ -82,6 +88,88 @@ func letterRecord(l *flow.DeadLetter, flowName string) *kgo.Record {
 	}
 	add(HeaderTimestamp, time.UnixMicro(l.Record.Timestamp).UTC().Format(time.RFC3339Nano))
 	return r
+}
+
+// ofFailure says that letterRecord adds the header.
+func ofFailure(key string) bool {
+	return strings.HasPrefix(key, "__connect.errors.") || strings.HasPrefix(key, "penstock.dead_letter.")
+}
+
+// failedAt is where the headers of the last failure begin; -1 if there are none.
+func failedAt(headers []flow.Header) int {
+	for i, h := range slices.Backward(headers) {
+		if h.Key == HeaderTopic {
+			return i
+		}
+	}
+	return -1
+}
+
+// parseLetter is the opposite of letterRecord; false for a record that is none. The letter
+// has the bytes of the record.
+func parseLetter(r *flow.Record) (l flow.Letter, ok bool, err error) {
+	at := failedAt(r.Headers)
+	if at < 0 {
+		return l, false, nil
+	}
+	own, said := r.Headers[:at:at], map[string]string{}
+	for _, h := range r.Headers[at:] {
+		if !ofFailure(h.Key) {
+			own = append(own, h) // of a tool that has copied the letter
+			continue
+		}
+		said[h.Key] = string(h.Value)
+	}
+	id, ok := said[HeaderID]
+	if !ok { // Connect's own
+		return l, false, nil
+	}
+	if v := said[HeaderVersion]; v != letterVersion {
+		return l, true, fmt.Errorf("it has version %q, and this program knows %s: use a newer one", v, letterVersion)
+	}
+	wrong := func(header string) error { return fmt.Errorf("header %s is %q", header, said[header]) }
+	record := &flow.Record{Key: r.Key, Value: r.Value, Headers: own}
+	if record.Offset, err = strconv.ParseInt(said[HeaderOffset], 10, 64); err != nil {
+		return l, true, wrong(HeaderOffset)
+	}
+	partition, err := strconv.ParseInt(said[HeaderPartition], 10, 32)
+	if err != nil {
+		return l, true, wrong(HeaderPartition)
+	}
+	where, ok := strings.CutSuffix(id, "/"+said[HeaderPartition]+"/"+said[HeaderOffset])
+	slash := strings.LastIndexByte(where, '/')
+	if !ok || slash < 0 {
+		return l, true, wrong(HeaderID)
+	}
+	stamp, err := time.Parse(time.RFC3339Nano, said[HeaderTimestamp])
+	if err != nil {
+		return l, true, wrong(HeaderTimestamp)
+	}
+	record.Timestamp = stamp.UnixMicro()
+	l = flow.Letter{Flow: said[HeaderConnector], Since: time.UnixMicro(r.Timestamp).UTC(), Redrives: redrives(own)}
+	l.DeadLetter = flow.DeadLetter{
+		ClusterID: where[:slash], Partition: flow.Partition{Topic: said[HeaderTopic], ID: int32(partition)}, TopicID: where[slash+1:], Record: record,
+		Stage: flow.Stage(said[HeaderStage]), Class: said[HeaderClass], Column: said[HeaderColumn], Message: said[HeaderMessage],
+	}
+	if l.TopicID == l.Topic { // an old cluster; see letterRecord
+		l.TopicID = ""
+	}
+	for stage, name := range connectStages {
+		if name == said[HeaderStage] {
+			l.Stage = stage
+		}
+	}
+	return l, true, nil
+}
+
+// redrives is flow.HeaderRedrives as a number: the last one counts.
+func redrives(headers []flow.Header) (n int) {
+	for _, h := range headers {
+		if h.Key == flow.HeaderRedrives {
+			n, _ = strconv.Atoi(string(h.Value))
+		}
+	}
+	return n
 }
 
 // truncate cuts s to at most n bytes, between characters.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -27,27 +28,46 @@ func (s *Source) Peek(ctx context.Context, from []flow.Position, n int, deliver 
 	if err != nil {
 		return err
 	}
-	offsets, ids := map[string]map[int32]kgo.Offset{}, map[string]string{}
+	opts, err := s.cfg.options(s.log)
+	if err != nil {
+		return flow.Fatal(err)
+	}
+	opts = append(opts, kgo.FetchMaxWait(s.cfg.Fetch.Wait), kgo.WithDecompressor(newDecompressor(c.cl)))
+	count := 0
+	err = scan(ctx, &s.cfg.Connection, opts, s.cfg.isolation(), from, ends, func() bool { return count < n }, func(f flow.Fetch) {
+		count += len(f.Records)
+		deliver(f)
+	})
+	if large, ok := errors.AsType[*kgo.ErrDecompressTooLarge](err); ok {
+		return s.cfg.tooLarge(flow.Partition{Topic: large.Topic, ID: large.Partition}, large.Offset)
+	}
+	return err
+}
+
+// stallTime is how long scan waits for records that are there.
+const stallTime = 30 * time.Second
+
+// scan reads partitions directly, without a group, from positions up to ends,
+// for as long as more says so; opts are those of the connection. It returns nil when ctx ends.
+func scan(ctx context.Context, conn *Connection, opts []kgo.Opt, isolation int8, from []flow.Position, ends map[flow.Partition]int64,
+	more func() bool, deliver func(flow.Fetch),
+) error {
+	offsets, ids, missing := map[string]map[int32]kgo.Offset{}, map[flow.Partition]string{}, map[flow.Partition]bool{}
 	for _, p := range from {
-		ids[p.Topic] = p.TopicID
 		if p.Offset >= ends[p.Partition] {
-			delete(ends, p.Partition)
 			continue
 		}
+		ids[p.Partition], missing[p.Partition] = p.TopicID, true
 		if offsets[p.Topic] == nil {
 			offsets[p.Topic] = map[int32]kgo.Offset{}
 		}
 		offsets[p.Topic][p.ID] = kgo.NewOffset().At(p.Offset)
 	}
-	if len(offsets) == 0 {
+	if len(missing) == 0 {
 		return nil
 	}
-	opts, err := s.cfg.options(s.log)
-	if err != nil {
-		return flow.Fatal(err)
-	}
 	level := kgo.ReadUncommitted()
-	if s.cfg.Isolation == readCommitted {
+	if isolation == isolationCommitted {
 		level = kgo.ReadCommitted()
 	}
 	cl, err := kgo.NewClient(append(opts,
@@ -55,48 +75,39 @@ func (s *Source) Peek(ctx context.Context, from []flow.Position, n int, deliver 
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchIsolationLevel(level),
 		kgo.KeepControlRecords(), // else an aborted tail would be waited for
-		kgo.FetchMaxWait(s.cfg.Fetch.Wait),
-		kgo.WithDecompressor(newDecompressor(c.cl)),
 	)...)
 	if err != nil {
 		return flow.Fatal(fmt.Errorf("kafka: %w", err))
 	}
 	defer cl.Close()
-	return s.peek(ctx, cl, ends, n, func(f flow.Fetch) {
-		f.TopicID = ids[f.Topic]
-		deliver(f)
-	})
-}
-
-// peek polls until the partitions have been read up to ends, or n records.
-func (s *Source) peek(ctx context.Context, cl *kgo.Client, ends map[flow.Partition]int64, n int, deliver func(flow.Fetch)) error {
-	count := 0
-	for count < n && len(ends) > 0 && ctx.Err() == nil {
+	for more() && len(missing) > 0 && ctx.Err() == nil {
 		var failure error
-		cl.PollFetches(ctx).EachPartition(func(p kgo.FetchTopicPartition) {
+		poll, cancel := context.WithTimeout(ctx, stallTime)
+		fetches := cl.PollFetches(poll)
+		stalled := poll.Err() != nil && ctx.Err() == nil
+		cancel()
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 			name := flow.Partition{Topic: p.Topic, ID: p.Partition}
 			if p.Err != nil && !ended(p.Err) && failure == nil {
-				var large *kgo.ErrDecompressTooLarge
-				if failure = s.cfg.explain("reading "+name.String(), p.Err); errors.As(p.Err, &large) {
-					failure = s.cfg.tooLarge(name, large.Offset)
-				}
+				failure = conn.explain("reading "+name.String(), p.Err)
 			}
 			if len(p.Records) == 0 {
 				return
 			}
 			last := p.Records[len(p.Records)-1]
 			if last.Offset+1 >= ends[name] {
-				delete(ends, name)
+				delete(missing, name)
 			}
-			records := views(make([]flow.Record, 0, len(p.Records)), p.Records)
-			count += len(records)
 			deliver(flow.Fetch{
-				Partition: name, Records: records,
+				Partition: name, TopicID: ids[name], Records: views(make([]flow.Record, 0, len(p.Records)), p.Records),
 				Next: last.Offset + 1, LeaderEpoch: last.LeaderEpoch, End: p.HighWatermark,
 			})
 		})
-		if failure != nil {
+		switch {
+		case failure != nil:
 			return failure
+		case stalled:
+			return conn.explain(fmt.Sprintf("reading %d partitions to their end", len(missing)), context.DeadlineExceeded)
 		}
 	}
 	return nil

@@ -37,6 +37,8 @@ type Sink struct {
 	implicit bool
 	// letters are the partitions of the dead-letter topic.
 	letters int32
+	// kept is where the dead letters are; nil without a topic for them.
+	kept *LetterLog
 
 	mu      sync.Mutex // guards what follows
 	targets map[string]*target
@@ -55,6 +57,9 @@ func NewSink(cfg SinkConfig) (flow.Sink, error) {
 		return nil, err
 	}
 	s := &Sink{cfg: cfg, log: cfg.logger()}
+	if cfg.DeadLetterTopic != "" {
+		s.kept = newLetterLog(&s.cfg.Connection, cfg.DeadLetterTopic, s.log)
+	}
 	if cfg.Delivery == deliverAtLeastOnce {
 		return s, nil
 	}
@@ -63,6 +68,14 @@ func NewSink(cfg SinkConfig) (flow.Sink, error) {
 
 // StoresDeadLetters says whether there is a topic for them.
 func (s *Sink) StoresDeadLetters() bool { return s.cfg.DeadLetterTopic != "" }
+
+// LetterLog is where the dead letters are kept; nil if the sink keeps none. It needs no Open, and is closed by Close.
+func (s *Sink) LetterLog() flow.LetterLog {
+	if s.kept == nil {
+		return nil
+	}
+	return s.kept
+}
 
 // Open implements flow.Sink. It may be called again after an error.
 func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
@@ -104,6 +117,9 @@ func (s *Sink) Writer(int) (flow.Writer, error) {
 // Close implements flow.Sink.
 func (s *Sink) Close(context.Context) error {
 	s.free()
+	if s.kept != nil {
+		s.kept.close()
+	}
 	return nil
 }
 
