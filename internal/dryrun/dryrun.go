@@ -41,12 +41,19 @@ type Dead struct {
 
 // Report is what a dry run has found.
 type Report struct {
-	// Routes are what records can go through; one in a flow without routes.
-	Routes []Route
-	Rows   []Row
+	Plan
+	Rows []Row
 	// FromCheckpoint says that reading began where the flow stopped, not at
 	// its configured start.
 	FromCheckpoint bool
+}
+
+// Plan is what a flow makes of records, whatever they are read from.
+type Plan struct {
+	// Routes are what records can go through; one in a flow without routes.
+	Routes []Route
+	fields [][]flow.Field // of each
+	routed bool
 }
 
 // Route is what becomes of the records that take it.
@@ -79,9 +86,10 @@ func Run(ctx context.Context, cfg flow.Config, writings []config.Writing, n int)
 	}
 	setup := flow.Setup{Flow: cfg.Name, ClusterID: log.ClusterID, Source: log.Name, Lanes: 1}
 	report = &Report{}
-	if report.Routes, err = routes(cfg, writings, &setup); err != nil {
+	if report.Plan, err = NewPlan(cfg, writings); err != nil {
 		return nil, err
 	}
+	report.Describe(&setup)
 	positions, stored, err := where(ctx, cfg.Sink, setup, log)
 	if err != nil {
 		return nil, fmt.Errorf("reading the flow's checkpoint: %w", err)
@@ -97,11 +105,7 @@ func Run(ctx context.Context, cfg flow.Config, writings []config.Writing, n int)
 		if len(f.Records) == 0 {
 			continue
 		}
-		route := report.route(f.Topic)
-		if route == nil {
-			return nil, fmt.Errorf("no route takes topic %s: add one, or do not read the topic", f.Topic)
-		}
-		rows, err := route.process(ctx, f)
+		rows, err := report.Process(ctx, f)
 		if err != nil {
 			return nil, err
 		}
@@ -110,50 +114,55 @@ func Run(ctx context.Context, cfg flow.Config, writings []config.Writing, n int)
 	return report, nil
 }
 
-// routes makes what records go through, and sets the columns in setup.
-func routes(cfg flow.Config, writings []config.Writing, setup *flow.Setup) ([]Route, error) {
+// NewPlan makes the transforms of a flow. writings are how the sink writes, by route.
+func NewPlan(cfg flow.Config, writings []config.Writing) (Plan, error) {
 	all := cfg.Routes
 	if len(all) == 0 {
 		all = []flow.Route{{Match: func(string) bool { return true }, Transforms: cfg.Transforms}}
 	}
-	out := make([]Route, len(all))
+	p := Plan{Routes: make([]Route, len(all)), fields: make([][]flow.Field, len(all)), routed: len(cfg.Routes) > 0}
 	for i, r := range all {
-		out[i] = Route{match: r.Match}
+		to := &p.Routes[i]
+		to.match = r.Match
 		if i < len(writings) {
-			out[i].Writing = writings[i]
+			to.Writing = writings[i]
 		}
-		var fields []flow.Field
 		if r.Transforms != nil {
 			var err error
-			if out[i].transforms, err = r.Transforms(0); err != nil {
-				return nil, err
+			if to.transforms, err = r.Transforms(0); err != nil {
+				return Plan{}, err
 			}
 		}
-		for _, t := range out[i].transforms {
+		for _, t := range to.transforms {
 			if s, ok := t.(flow.Schemer); ok {
-				fields = s.Fields()
+				p.fields[i] = s.Fields()
 			}
 		}
-		for _, f := range fields {
-			out[i].Columns = append(out[i].Columns, f.Name)
-		}
-		if len(cfg.Routes) == 0 {
-			setup.Fields = fields
-		} else {
-			setup.Routes = append(setup.Routes, fields)
+		for _, f := range p.fields[i] {
+			to.Columns = append(to.Columns, f.Name)
 		}
 	}
-	return out, nil
+	return p, nil
 }
 
-// route is the one that the topic takes; nil if there is none.
-func (r *Report) route(topic string) *Route {
-	for i := range r.Routes {
-		if r.Routes[i].match(topic) {
-			return &r.Routes[i]
+// Describe sets the columns that a sink is told of.
+func (p *Plan) Describe(s *flow.Setup) {
+	if p.routed {
+		s.Routes = p.fields
+	} else {
+		s.Fields = p.fields[0]
+	}
+}
+
+// Process makes rows and dead letters of the records of one fetch, by the route of
+// its topic.
+func (p *Plan) Process(ctx context.Context, f flow.Fetch) ([]Row, error) {
+	for i := range p.Routes {
+		if p.Routes[i].match(f.Topic) {
+			return p.Routes[i].process(ctx, f)
 		}
 	}
-	return nil
+	return nil, fmt.Errorf("no route takes topic %s: add one, or do not read the topic", f.Topic)
 }
 
 // where is where the flow would read on.
