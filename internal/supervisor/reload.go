@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -78,13 +79,13 @@ func (s *Supervisor) reload(ctx context.Context, asked bool) (ReloadReport, erro
 	units := s.all()
 	owners := make(map[string]string, len(units))
 	for _, u := range units {
-		v := u.view()
-		owners[v.Name] = v.File
+		name, file := u.place()
+		owners[name] = file
 	}
 	s.refuseDuplicates(files, owners)
 	s.checkAdmin(files)
 
-	changes, report := s.plan(found, files, units)
+	changes, report := s.plan(found, files, units, owners)
 	results := make([]FlowReload, len(changes))
 	var wg sync.WaitGroup
 	for i, c := range changes {
@@ -108,7 +109,7 @@ func (s *Supervisor) checkAdmin(files []*file) {
 }
 
 // plan pairs files with flows. What is refused is in the report.
-func (s *Supervisor) plan(found *scanned, files []*file, units []*unit) (changes []change, report ReloadReport) {
+func (s *Supervisor) plan(found *scanned, files []*file, units []*unit, owners map[string]string) (changes []change, report ReloadReport) {
 	byName, byPath := map[string]*file{}, map[string]*file{}
 	for _, f := range files {
 		byPath[f.path] = f
@@ -119,31 +120,30 @@ func (s *Supervisor) plan(found *scanned, files []*file, units []*unit) (changes
 	refuse := func(u *unit, path, reason string) {
 		r := FlowReload{File: path, Outcome: Refused, Reason: reason}
 		if u != nil {
-			r.Name = u.view().Name
+			r.Name, _ = u.place()
 			u.refuse(reason, nil)
 		}
 		report.Flows = append(report.Flows, r)
 	}
 	taken := map[*file]bool{}
 	for _, u := range units {
-		v := u.view()
-		f := byName[v.Name]
+		name, path := u.place()
+		f := byName[name]
 		if f == nil {
-			f = byPath[v.File]
+			f = byPath[path]
 		}
 		switch {
 		case f == nil:
-			if reason := found.missing(s.o.Paths, v.File); reason != "" {
-				refuse(u, v.File, reason)
+			if reason := found.missing(s.o.Paths, path); reason != "" {
+				refuse(u, path, reason)
 				continue
 			}
 			changes = append(changes, change{unit: u})
 		case f.err != nil:
 			taken[f] = true
 			refuse(u, f.path, f.err.Error())
-		case taken[f], f.flow.Name != v.Name && slices.ContainsFunc(units, func(o *unit) bool { return o.view().Name == f.flow.Name }):
-			// The file has become that of another flow.
-			changes = append(changes, change{unit: u})
+		case taken[f], f.flow.Name != name && owners[f.flow.Name] != "":
+			changes = append(changes, change{unit: u}) // the file has become that of another flow
 		default:
 			taken[f] = true
 			changes = append(changes, change{unit: u, file: f})
@@ -208,8 +208,8 @@ func (s *Supervisor) add(ctx context.Context, f *file) FlowReload {
 
 // drop stops a flow whose file is gone, and forgets it.
 func (s *Supervisor) drop(ctx context.Context, u *unit) FlowReload {
-	v := u.view()
-	r := FlowReload{Name: v.Name, File: v.File, Outcome: Ended, Reason: "its file is gone"}
+	name, path := u.place()
+	r := FlowReload{Name: name, File: path, Outcome: Ended, Reason: "its file is gone"}
 	err := u.acquire(ctx)
 	if err == nil {
 		defer u.release()
@@ -221,8 +221,11 @@ func (s *Supervisor) drop(ctx context.Context, u *unit) FlowReload {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.units[v.Name] == u {
-		delete(s.units, v.Name)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if s.units[name] == u {
+		delete(s.units, name)
+		u.metrics.Remove()
 	}
 	return r
 }
@@ -236,8 +239,8 @@ func (u *unit) refuse(reason string, rejected *config.Flow) {
 
 // replace makes the flow what the file says.
 func (u *unit) replace(ctx context.Context, f *file, asked bool) FlowReload {
-	v := u.view()
-	r := FlowReload{Name: v.Name, File: f.path, Outcome: Unchanged}
+	name, _ := u.place()
+	r := FlowReload{Name: name, File: f.path, Outcome: Unchanged}
 	refuse := func(err error) FlowReload {
 		u.refuse(err.Error(), f.flow)
 		r.Outcome, r.Reason = Refused, err.Error()
@@ -272,7 +275,7 @@ func (u *unit) replace(ctx context.Context, f *file, asked bool) FlowReload {
 		r.Outcome = Changed
 		u.s.warn(f)
 	}
-	if _, err := u.s.prepare(f.flow, nil); err != nil {
+	if err := u.s.check(f.flow); err != nil {
 		return refuse(err)
 	}
 	if stopped {
@@ -288,9 +291,9 @@ func (u *unit) replace(ctx context.Context, f *file, asked bool) FlowReload {
 	if err := u.halt(ctx); err != nil {
 		return refuse(err)
 	}
-	if f.flow.Name != v.Name {
+	if f.flow.Name != name {
 		u.s.log.Warn("the flow has another name: positions, metrics and dead letters belong to the name, so it begins as a new flow does",
-			slog.String("flow", f.flow.Name), slog.String("was", v.Name), slog.String("file", f.path))
+			slog.String("flow", f.flow.Name), slog.String("was", name), slog.String("file", f.path))
 		if err := u.rename(f.flow.Name); err != nil {
 			return refuse(err)
 		}
@@ -310,9 +313,11 @@ func (u *unit) replace(ctx context.Context, f *file, asked bool) FlowReload {
 	}
 	if err := u.settle(ctx, started); err != nil {
 		r.Outcome, r.Reason = Failed, err.Error()
-		if now := u.view(); now.ReloadError != "" {
-			r.Name, r.Outcome = now.Name, Restored
+		u.mu.Lock()
+		if u.rejected == f.flow {
+			r.Name, r.Outcome = u.name, Restored
 		}
+		u.mu.Unlock()
 	}
 	return r
 }
@@ -322,19 +327,29 @@ func (u *unit) replace(ctx context.Context, f *file, asked bool) FlowReload {
 func (s *Supervisor) said(report ReloadReport, asked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	refused := map[string]string{}
+	before := s.refused
+	s.refused = map[string]string{}
+	accepted := false
+	var refused error
 	for _, f := range report.Flows {
 		attrs := []any{slog.String("flow", f.Name), slog.String("file", f.File)}
 		switch f.Outcome {
-		case Unchanged:
+		case Unchanged, Failed, Restored: // nothing happened, or it was said
 		case Refused:
-			refused[f.File] = f.Reason
-			if asked || s.refused[f.File] != f.Reason {
+			s.refused[f.File] = f.Reason
+			if asked || before[f.File] != f.Reason {
+				refused = errors.New(f.Reason)
 				s.log.Error("the flow file is refused, and what ran goes on", append(attrs, slog.String("reason", f.Reason))...)
 			}
-		default:
-			s.log.Info("reloaded", append(attrs, slog.String("outcome", string(f.Outcome)))...)
+		case Changed, Started, Ended:
+			accepted = true
+			s.log.Info("the flow files were read again", append(attrs, slog.String("outcome", string(f.Outcome)))...)
 		}
 	}
-	s.refused = refused
+	if accepted {
+		s.o.Metrics.Reloaded(nil)
+	}
+	if refused != nil {
+		s.o.Metrics.Reloaded(refused)
+	}
 }

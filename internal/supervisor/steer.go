@@ -45,6 +45,7 @@ func (s *Supervisor) Stop(ctx context.Context, name string) error {
 	defer u.release()
 	u.mu.Lock()
 	u.stopped, u.paused = true, false
+	u.metrics.SetStopped(true)
 	u.mu.Unlock()
 	return u.halt(ctx)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/penstockdev/penstock/config"
 	"github.com/penstockdev/penstock/connect"
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/telemetry"
 )
 
 // The errors that a caller tells apart.
@@ -44,6 +45,8 @@ type Options struct {
 	Watch bool
 	// Logger; default slog.Default().
 	Logger *slog.Logger
+	// Metrics are the process's, and give the flows their traces; default: some that nobody sees.
+	Metrics *telemetry.Registry
 }
 
 // Supervisor runs flows. Its methods may be called at any time, from any goroutine.
@@ -73,6 +76,9 @@ func New(o Options) (*Supervisor, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.Metrics == nil {
+		o.Metrics = telemetry.NewRegistry("")
+	}
 	s := &Supervisor{
 		o: o, log: o.Logger, over: make(chan error, 1), reloading: make(chan struct{}, 1),
 		units: map[string]*unit{}, refused: map[string]string{},
@@ -91,7 +97,7 @@ func New(o Options) (*Supervisor, error) {
 	}
 	s.admin = admin
 	for _, f := range files {
-		if _, err := s.prepare(f.flow, nil); err != nil {
+		if err := s.check(f.flow); err != nil {
 			return nil, config.Problems{{File: f.path, Message: err.Error()}}
 		}
 		s.warn(f)
@@ -222,6 +228,12 @@ type FlowView struct {
 	Name, File string
 	// Status is the flow's own. Its State is stopped, with the error, where it has failed.
 	Status flow.Status
+	// Metrics count what all its runs in this process have done.
+	Metrics telemetry.Snapshot
+	// Ready says that the flow does what it should, or what a person wants; Reason says more in
+	// either case.
+	Ready  bool
+	Reason string
 	// Paused and Stopped say that a person wants it so.
 	Paused, Stopped bool
 	// Since is when the flow was last started, stopped or failed.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/penstockdev/penstock/config"
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/telemetry"
 )
 
 const (
@@ -34,6 +35,8 @@ type unit struct {
 	mu   sync.Mutex // guards what follows
 	name string
 	file string
+	// metrics are those of the name.
+	metrics *telemetry.FlowMetrics
 	// cfg is what runs, or what a start would run.
 	cfg *config.Flow
 	// run is the last one; nil before the first.
@@ -61,6 +64,7 @@ type tapping struct {
 type run struct {
 	engine *flow.Flow
 	cfg    *config.Flow
+	file   string
 	// fallback is what ran before; nil where nothing did.
 	fallback *config.Flow
 	began    time.Time
@@ -76,7 +80,7 @@ type run struct {
 func newUnit(s *Supervisor, file string, cfg *config.Flow) *unit {
 	return &unit{
 		s: s, ops: make(chan struct{}, 1), name: cfg.Name, file: file, cfg: cfg, since: time.Now(),
-		taps: map[*tapping]struct{}{},
+		metrics: s.o.Metrics.Flow(cfg.Name), taps: map[*tapping]struct{}{},
 	}
 }
 
@@ -118,13 +122,37 @@ func (u *unit) running() *run {
 	}
 }
 
+// check makes the engine of a configuration, and drops it: what cannot be made is refused before
+// anything is stopped for it.
+func (s *Supervisor) check(cfg *config.Flow) error {
+	c, err := cfg.Build(s.log, nil)
+	if err != nil {
+		return err
+	}
+	_, err = flow.New(c)
+	return err
+}
+
 // prepare makes the engine of a configuration. It connects to nothing.
-func (s *Supervisor) prepare(cfg *config.Flow, observer flow.Observer) (*flow.Flow, error) {
-	c, err := cfg.Build(s.log, observer)
+func (u *unit) prepare(cfg *config.Flow) (*flow.Flow, error) {
+	u.mu.Lock()
+	m := u.metrics
+	u.mu.Unlock()
+	c, err := cfg.Build(u.s.log, m)
 	if err != nil {
 		return nil, err
 	}
-	return flow.New(c)
+	m.Describe(cfg.Source.Connector.Name, cfg.Sink.Connector.Name, &c)
+	engine, err := flow.New(c)
+	if err != nil {
+		return nil, err
+	}
+	if t := m.Tap(); t != nil {
+		engine.AddTap(t)
+	}
+	m.Watch(engine.Status)
+	m.SetStopped(false)
+	return engine, nil
 }
 
 // start starts the flow as it is configured, unless it runs.
@@ -160,7 +188,7 @@ func (u *unit) launch(cfg, fallback *config.Flow) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	engine, err := u.s.prepare(cfg, nil)
+	engine, err := u.prepare(cfg)
 	if err != nil {
 		done()
 		u.fail(err)
@@ -168,7 +196,7 @@ func (u *unit) launch(cfg, fallback *config.Flow) (*run, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	r := &run{
-		engine: engine, cfg: cfg, fallback: fallback, began: time.Now(), cancel: cancel,
+		engine: engine, cfg: cfg, file: u.file, fallback: fallback, began: time.Now(), cancel: cancel,
 		done: make(chan struct{}), settled: make(chan struct{}),
 	}
 	u.mu.Lock()
@@ -276,7 +304,8 @@ func (u *unit) restore(ctx context.Context, r *run) {
 	if _, err := u.launch(r.fallback, nil); err != nil { //nolint:contextcheck // flows outlive the call that starts them
 		return
 	}
-	u.s.log.Warn("the changed flow has failed: what ran before was started again", slog.String("flow", r.fallback.Name), slog.String("file", u.view().File))
+	u.s.o.Metrics.Reloaded(r.err)
+	u.s.log.Warn("the changed flow has failed: what ran before was started again", slog.String("flow", r.fallback.Name), slog.String("file", r.file))
 }
 
 // rename gives the unit another name.
@@ -292,8 +321,9 @@ func (u *unit) rename(name string) error {
 	if s.units[name] != nil {
 		return stateErrorf("there is a flow %s by now", name)
 	}
+	u.metrics.Remove()
 	delete(s.units, u.name)
-	s.units[name], u.name = u, name
+	s.units[name], u.name, u.metrics = u, name, s.o.Metrics.Flow(name)
 	return nil
 }
 
@@ -418,7 +448,6 @@ func (u *unit) settle(ctx context.Context, r *run) error {
 // view is the flow as it is shown.
 func (u *unit) view() FlowView {
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	v := FlowView{
 		Name: u.name, File: u.file, Paused: u.paused, Stopped: u.stopped, Since: u.since, Restarts: max(0, u.starts-1), ReloadError: u.reloadError,
 		Source: u.cfg.Source.Connector.Name, Sink: u.cfg.Sink.Connector.Name,
@@ -430,5 +459,20 @@ func (u *unit) view() FlowView {
 	if u.err != nil {
 		v.Status.State, v.Status.Err = flow.StateStopped, u.err
 	}
+	m := u.metrics
+	u.mu.Unlock()
+	v.Metrics = m.Snapshot()
+	reason, err := m.Ready()
+	if err != nil {
+		reason = err.Error()
+	}
+	v.Ready, v.Reason = err == nil, reason
 	return v
+}
+
+// place is the flow's name and its file.
+func (u *unit) place() (name, file string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.name, u.file
 }
