@@ -3,6 +3,8 @@ package telemetry
 import (
 	"cmp"
 	"context"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -192,7 +194,8 @@ func (t *flowTracer) Written(lane int, b *flow.Batch, s *flow.BatchStats) {
 	span.SetAttributes(semconv.MessagingBatchMessageCount(s.Records), attrLane.Int(lane), attrRows.Int(s.Rows), attrBytes.Int64(s.Bytes))
 	link(span, b)
 	dead := 0
-	for class, n := range s.Dead {
+	for _, class := range slices.Sorted(maps.Keys(s.Dead)) {
+		n := s.Dead[class]
 		dead += n
 		span.AddEvent(eventDeadLetter, trace.WithTimestamp(end), trace.WithAttributes(attrClass.String(class), attrDead.Int(n)))
 	}
