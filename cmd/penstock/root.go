@@ -44,7 +44,7 @@ a wrong flow file.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(), newLint(), newList(), newExplain(), newSchema(), newVersion(), newDemo(), newDev())
+	root.AddCommand(newRun(), newLint(), newList(), newExplain(), newSchema(), newVersion(), newDemo(), newDev(), newTest())
 	return root
 }
 
