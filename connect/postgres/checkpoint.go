@@ -81,9 +81,15 @@ func (s *Sink) Insert(ctx context.Context, positions []flow.Position) error {
 
 // insertSQL is the statement that inserts the positions if the condition holds.
 func (s *Sink) insertSQL(positions []flow.Position, condition string) string {
+	return insertPositionsSQL(s.place.names.checkpoint, s.setup, positions) + " WHERE " + condition + " ON CONFLICT DO NOTHING"
+}
+
+// insertPositionsSQL is the beginning of a statement that inserts the positions v into the
+// checkpoint c.
+func insertPositionsSQL(table tableName, setup flow.Setup, positions []flow.Position) string {
 	var sql []byte
-	sql = fmt.Appendf(sql, `INSERT INTO %s (flow, cluster_id, topic, partition, topic_id, next_offset, leader_epoch, owner_epoch, owner_backend, updated_at)
-		SELECT %s, %s, v.*, 0, '', now() FROM (VALUES `, s.place.names.checkpoint, literal(s.setup.Flow), literal(s.setup.ClusterID))
+	sql = fmt.Appendf(sql, `INSERT INTO %s AS c (flow, cluster_id, topic, partition, topic_id, next_offset, leader_epoch, owner_epoch, owner_backend, updated_at)
+		SELECT %s, %s, v.*, 0, '', now() FROM (VALUES `, table, literal(setup.Flow), literal(setup.ClusterID))
 	for i, p := range positions {
 		if i > 0 {
 			sql = append(sql, ',')
@@ -91,7 +97,7 @@ func (s *Sink) insertSQL(positions []flow.Position, condition string) string {
 		sql = append(appendLiteral(append(sql, '('), p.Topic), ',')
 		sql = fmt.Appendf(sql, "%d,%s,%d::int8,%d)", p.ID, literal(p.TopicID), p.Offset, p.LeaderEpoch)
 	}
-	return string(fmt.Appendf(sql, ") v WHERE %s ON CONFLICT DO NOTHING", condition))
+	return string(append(sql, ") v(topic, partition, topic_id, next_offset, leader_epoch)"...))
 }
 
 // Claim increments the owner epochs. Whoever holds a row meanwhile gets the

@@ -209,7 +209,7 @@ func (p *place) refuseLost(ctx context.Context, pg *pgconn.PgConn, setup flow.Se
 		return classify("read the checkpoint", err)
 	}
 	r := rows[0]
-	if !connect.CoversTables(string(r[4]), t.name.String()) {
+	if !connect.CoversTables(string(r[4]), t.name.String()) { // the flow has not written it
 		return nil // its route is new
 	}
 	// A process that starts at the same time makes the table before its positions.
@@ -235,7 +235,7 @@ func (p *place) refuseOther(ctx context.Context, pg *pgconn.PgConn, setup flow.S
 	var diff, set []string
 	want := []string{setup.ClusterID, setup.Source, p.targetText()}
 	for i, c := range []struct{ what, column string }{{"source cluster", "cluster_id"}, {"source", "source"}, {"target", "target"}} {
-		if got := string(rows[0][1+i]); got != want[i] && (c.column != "target" || !connect.CoversTables(want[i], got)) {
+		if got := string(rows[0][1+i]); got != want[i] && (c.column != "target" || got != "" && !connect.CoversTables(want[i], got)) {
 			diff = append(diff, fmt.Sprintf("its %s was %q and is %q now", c.what, got, want[i]))
 			set = append(set, c.column+" = "+literal(want[i]))
 		}
