@@ -2,6 +2,7 @@ package flow
 
 import (
 	"context"
+	"iter"
 	"slices"
 )
 
@@ -150,14 +151,14 @@ func (b *Batch) Reject(i int, stage Stage, err error) {
 }
 
 // Rejects are the rows that the batch covers and that were rejected, in no order.
-func (b *Batch) Rejects() []Reject {
-	var out []Reject
-	for _, r := range b.rej.list {
-		if r.Row >= b.lo && r.Row < b.hi {
-			out = append(out, r)
+func (b *Batch) Rejects() iter.Seq[Reject] {
+	return func(yield func(Reject) bool) {
+		for _, r := range b.rej.list {
+			if r.Row >= b.lo && r.Row < b.hi && !yield(r) {
+				return
+			}
 		}
 	}
-	return out
 }
 
 // Class returns the class and the column that the row's dead letter has.

@@ -178,12 +178,14 @@ func (w *witness) Written(_ int, b *flow.Batch, s *flow.BatchStats) {
 	w.look(b, &w.written)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, r := range b.Rejects() {
+	rejects := 0
+	for r := range b.Rejects() {
+		rejects++
 		class, column := r.Class()
 		w.dead = append(w.dead, fmt.Sprintf("%d %s %s %s", b.Records[r.Row].Offset, r.Stage, class, column))
 	}
-	if s.Records != s.Rows+len(b.Rejects()) {
-		w.dead = append(w.dead, fmt.Sprintf("%d records, %d rows, %d rejects", s.Records, s.Rows, len(b.Rejects())))
+	if s.Records != s.Rows+rejects {
+		w.dead = append(w.dead, fmt.Sprintf("%d records, %d rows, %d rejects", s.Records, s.Rows, rejects))
 	}
 }
 
