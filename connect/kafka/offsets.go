@@ -30,6 +30,9 @@ const (
 	topicWait  = 250 * time.Millisecond
 )
 
+// coordinatorWait is how long to wait before a coordinator is looked for again.
+const coordinatorWait = 100 * time.Millisecond
+
 // committed is what the group has committed of a partition.
 type committed struct {
 	offset int64
@@ -150,13 +153,39 @@ func (c *cluster) listOffsets(ctx context.Context, parts []flow.Partition, isola
 	return out, nil
 }
 
+// fetchOffsets asks for what the group has committed: nothing, if there is no such group.
+func (c *cluster) fetchOffsets(ctx context.Context, group string) (resp kadm.OffsetResponses, err error) {
+	err = awaitCoordinator(ctx, func() error {
+		resp, err = c.adm.FetchOffsets(ctx, group)
+		return err
+	})
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return nil, nil
+	}
+	return resp, err
+}
+
+// awaitCoordinator repeats what fails because the group has no coordinator yet: its broker
+// has just started, or begins to keep groups when somebody asks for the first one.
+func awaitCoordinator(ctx context.Context, do func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	for {
+		err := do()
+		none := errors.Is(err, kerr.CoordinatorNotAvailable) || errors.Is(err, kerr.CoordinatorLoadInProgress) || errors.Is(err, kerr.NotCoordinator)
+		if !none || !sleep(ctx, coordinatorWait) {
+			return err
+		}
+	}
+}
+
 // groupOffsets are the offsets that the group has committed. Those of another
 // flow than the one named are a fatal error: the flows would share the
 // partitions, and each would miss what the other reads.
 func (c *cluster) groupOffsets(ctx context.Context, group, flowName string) (map[flow.Partition]committed, error) {
 	doing := "asking for the offsets of group " + group
-	resp, err := c.adm.FetchOffsets(ctx, group)
-	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+	resp, err := c.fetchOffsets(ctx, group)
+	if err != nil {
 		return nil, c.conn.explain(doing, err)
 	}
 	out := map[flow.Partition]committed{}

@@ -83,6 +83,14 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*answerTimeout)
 	defer cancel()
 	s.setup = setup
+	if err := s.connect(); err != nil {
+		return err
+	}
+	return s.lookAtTopics(ctx)
+}
+
+// connect makes the client that asks.
+func (s *Sink) connect() error {
 	opts, err := s.cfg.options(s.log)
 	if err != nil {
 		return flow.Fatal(err)
@@ -90,10 +98,8 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 	// Requests that carry topic ids instead of names from some version on are
 	// made here with names.
 	s.opts = slices.Concat(opts, []kgo.Opt{kgo.MaxVersions(versions(5))}, s.extra)
-	if s.admin, err = newCluster(&s.cfg.Connection, s.opts); err != nil {
-		return err
-	}
-	return s.lookAtTopics(ctx)
+	s.admin, err = newCluster(&s.cfg.Connection, s.opts)
+	return err
 }
 
 // versions are those of all requests that may be used. Of TxnOffsetCommit and

@@ -31,8 +31,8 @@ func (c *cluster) kept(ctx context.Context, group string, stable bool) (map[flow
 	if stable {
 		ask = kadm.RequireStable(ctx)
 	}
-	resp, err := c.adm.FetchOffsets(ask, group)
-	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+	resp, err := c.fetchOffsets(ask, group)
+	if err != nil {
 		return nil, nil, c.conn.explain(doing, err)
 	}
 	out, unstable := map[flow.Partition]kept{}, map[flow.Partition]bool{}

@@ -87,29 +87,9 @@ func (s *TransactionalSink) Init(ctx context.Context, starts func(context.Contex
 	if err != nil {
 		return err
 	}
-	known := false
-	for p, k := range stored {
-		if k.flow != "" && k.flow != s.setup.Flow {
-			return otherFlow(s.group, p, k.mark, s.setup.Flow)
-		}
-		if !k.marked {
-			continue
-		}
-		known = true
-		what := ""
-		switch {
-		case k.source != s.source:
-			what = "the source was another (now: " + s.setup.Source + ")"
-		case k.mark.target != s.target:
-			what = "they were written to another topic (now: " + s.cfg.Topic + ")"
-		}
-		if what != "" {
-			return flow.Fatal(fmt.Errorf("kafka: flow %s exists and its positions, the offsets of group %s, mean something else: %s; give the flow another name and group, "+
-				"restore the configuration, or delete the group's offsets (kafka-consumer-groups.sh --delete --group %s) to start anew", s.setup.Flow, s.group, what, s.group))
-		}
-	}
-	if known {
-		return nil
+	known, err := s.hasPositions(stored)
+	if err != nil || known {
+		return err
 	}
 	positions, err := starts(ctx)
 	if err != nil {
@@ -138,6 +118,41 @@ func (s *TransactionalSink) Init(ctx context.Context, starts func(context.Contex
 			s.setup.Flow, s.group, err))
 	}
 	return s.cfg.explain("committing the first offsets of group "+s.group, err)
+}
+
+// foreign refuses what another flow has left in the group.
+func (s *TransactionalSink) foreign(stored map[flow.Partition]kept) error {
+	for p, k := range stored {
+		if k.flow != "" && k.flow != s.setup.Flow {
+			return otherFlow(s.group, p, k.mark, s.setup.Flow)
+		}
+	}
+	return nil
+}
+
+// hasPositions says whether the flow has positions. Those of another flow, and those that mean something else, are an error.
+func (s *TransactionalSink) hasPositions(stored map[flow.Partition]kept) (known bool, err error) {
+	if err := s.foreign(stored); err != nil {
+		return false, err
+	}
+	for _, k := range stored {
+		if !k.marked {
+			continue
+		}
+		known = true
+		what := ""
+		switch {
+		case k.source != s.source:
+			what = "the source was another (now: " + s.setup.Source + ")"
+		case k.mark.target != s.target:
+			what = "they were written to another topic (now: " + s.cfg.Topic + ")"
+		}
+		if what != "" {
+			return false, flow.Fatal(fmt.Errorf("kafka: flow %s exists and its positions, the offsets of group %s, mean something else: %s; give the flow another name and group, "+
+				"restore the configuration, or delete the group's offsets (kafka-consumer-groups.sh --delete --group %s) to start anew", s.setup.Flow, s.group, what, s.group))
+		}
+	}
+	return known, nil
 }
 
 // Insert implements flow.Checkpointer. When it returns nil the offsets can be seen, which
