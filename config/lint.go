@@ -15,8 +15,8 @@ import (
 )
 
 // Files are the flow files that the paths name: a file is itself, and a folder is its
-// *.yaml and *.yml, in order of name, without those in folders below it and hidden ones. A file
-// that is named twice comes once. A folder without any is an error, as is a path that
+// *.yaml and *.yml, in order of name, without those in folders below it, hidden ones, and the
+// files of penstock test (*.test.yaml). A file that is named twice comes once. A folder without any is an error, as is a path that
 // is not there.
 func Files(paths []string) ([]string, error) {
 	var files []string
@@ -25,7 +25,7 @@ func Files(paths []string) ([]string, error) {
 		info, err := os.Stat(p)
 		switch {
 		case err != nil:
-			errs = append(errs, fmt.Errorf("reading the flow file: %w", err))
+			errs = append(errs, fmt.Errorf("reading flow files: %w", err))
 		case !info.IsDir():
 			files = append(files, p)
 		default:
@@ -54,12 +54,13 @@ func Files(paths []string) ([]string, error) {
 func filesIn(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("reading the folder of flow files: %w", err)
+		return nil, fmt.Errorf("reading flow files: %w", err)
 	}
 	var files []string
 	for _, e := range entries {
 		ext := filepath.Ext(e.Name())
-		if strings.HasPrefix(e.Name(), ".") || ext != ".yaml" && ext != ".yml" {
+		tests := strings.HasSuffix(strings.TrimSuffix(e.Name(), ext), ".test")
+		if strings.HasPrefix(e.Name(), ".") || ext != ".yaml" && ext != ".yml" || tests {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())
@@ -69,10 +70,12 @@ func filesIn(dir string) ([]string, error) {
 		files = append(files, path)
 	}
 	if len(files) == 0 {
-		return nil, fmt.Errorf("the folder %s holds no flow file (*.yaml, *.yml): %w", dir, fs.ErrNotExist)
+		return nil, &fs.PathError{Op: "reading the folder", Path: dir, Err: errNoFiles}
 	}
 	return files, nil
 }
+
+var errNoFiles = errors.New("it holds no flow file (*.yaml, *.yml)")
 
 // Linted is what Lint says of one file.
 type Linted struct {
@@ -86,19 +89,30 @@ type Linted struct {
 	walk    *walker
 }
 
-// Lint checks files: each by itself, and whether the flows of all of them can live
-// beside each other. A file that cannot be read is a finding of RuleUnreadable. An
-// error is a mistake in a connector.
-func Lint(files []string, o Options) ([]*Linted, error) {
-	out := make([]*Linted, len(files))
-	for i, path := range files {
-		l := &Linted{Path: path}
-		out[i] = l
+// Lint checks files and folders (see Files): each file by itself, and whether the flows of
+// all of them can live beside each other. What cannot be read, or is not there, is a
+// finding of RuleUnreadable. An error is a mistake in a connector.
+func Lint(paths []string, o Options) ([]*Linted, error) {
+	files, err := Files(paths)
+	var out []*Linted
+	unreadable := func(path string, err error) {
+		out = append(out, &Linted{Path: path, Findings: Problems{{File: path, Severity: SeverityError, Rule: RuleUnreadable, Message: reason(err)}}})
+	}
+	if err != nil {
+		for _, p := range paths {
+			if _, err := Files([]string{p}); err != nil {
+				unreadable(p, err)
+			}
+		}
+	}
+	for _, path := range files {
 		data, err := readFile(path)
 		if err != nil {
-			l.Findings = Problems{{File: path, Severity: SeverityError, Rule: RuleUnreadable, Message: reason(err)}}
+			unreadable(path, err)
 			continue
 		}
+		l := &Linted{Path: path}
+		out = append(out, l)
 		if l.partial, l.walk, err = read(path, data, o); err != nil {
 			return nil, err
 		}
@@ -120,7 +134,7 @@ func Lint(files []string, o Options) ([]*Linted, error) {
 			l.Flow.Warnings = l.walk.warnings
 		}
 		l.Findings = slices.Concat(l.walk.problems, l.walk.warnings)
-		l.Findings.sort()
+		l.Findings.Sort()
 	}
 	return out, nil
 }
@@ -128,7 +142,7 @@ func Lint(files []string, o Options) ([]*Linted, error) {
 // reason is an error without the path, which the finding has.
 func reason(err error) string {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		return "the file cannot be read: " + pe.Err.Error()
+		return "cannot be read: " + pe.Err.Error()
 	}
 	return err.Error()
 }

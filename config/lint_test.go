@@ -30,7 +30,7 @@ func folder(t *testing.T, files map[string]string) string {
 }
 
 func TestFilesOfAFolder(t *testing.T) {
-	dir := folder(t, map[string]string{"b.yaml": "", "a.yml": "", ".hidden.yaml": "", "c.txt": "", "sub/d.yaml": "", "empty/x": ""})
+	dir := folder(t, map[string]string{"b.yaml": "", "a.yml": "", ".hidden.yaml": "", "a.test.yaml": "", "c.txt": "", "sub/d.yaml": "", "empty/x": ""})
 	if err := os.Symlink(filepath.Join(dir, "b.yaml"), filepath.Join(dir, "z.yaml")); err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func TestFilesOfAFolder(t *testing.T) {
 		t.Error(diff)
 	}
 	got, err = Files([]string{filepath.Join(dir, "empty"), filepath.Join(dir, "none.yaml"), filepath.Join(dir, "a.yml")})
-	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "holds no flow file") || !strings.Contains(err.Error(), "none.yaml") {
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "empty: it holds no flow file") || !strings.Contains(err.Error(), "none.yaml") {
 		t.Errorf("error %v", err)
 	}
 	if len(got) != 1 {
@@ -133,7 +133,7 @@ func TestNoFileHidesTheFindingsOfAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p := linted[0].Findings[0]; p.Rule != RuleUnreadable || p.Error() != "/nonexistent.yaml: the file cannot be read: no such file or directory" {
+	if p := linted[0].Findings[0]; p.Rule != RuleUnreadable || p.Error() != "/nonexistent.yaml: cannot be read: no such file or directory" {
 		t.Errorf("%+v", p)
 	}
 }

@@ -97,7 +97,7 @@ func read(name string, data []byte, o Options) (*Flow, *walker, error) {
 func (w *walker) finished() {
 	w.frames(w.warnings)
 	w.frames(w.problems)
-	w.problems.sort()
+	w.problems.Sort()
 	if w.more > 0 {
 		p := w.problem(place{}, "", "", "%d more %s not shown", w.more, plural(w.more, "finding is", "findings are"))
 		p.Rule, p.more, w.more = RuleTooMany, w.more, 0

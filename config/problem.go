@@ -60,9 +60,9 @@ type Problem struct {
 	// Hint says what is allowed, or what to do; may be empty.
 	Hint string `json:"hint,omitempty"`
 	// Allowed are the names or values that may stand there, where they are few.
-	Allowed []string `json:"allowed,omitempty"`
+	Allowed []string `json:"allowed"`
 	// Suggestion is what was probably meant, to be written in place of what is there.
-	Suggestion string `json:"suggestion,omitempty"`
+	Suggestion string `json:"suggestion"`
 	// Source is the line at fault, masked.
 	Source string `json:"source,omitempty"`
 
@@ -183,7 +183,8 @@ func plural(n int, one, many string) string {
 	return many
 }
 
-func (ps Problems) sort() {
+// Sort puts the findings into the order of the file; those outside it come last.
+func (ps Problems) Sort() {
 	slices.SortStableFunc(ps, func(a, b *Problem) int {
 		if (a.Line == 0) != (b.Line == 0) {
 			return b.Line - a.Line // those outside the file come last

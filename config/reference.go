@@ -2,9 +2,7 @@ package config
 
 import (
 	"fmt"
-	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/penstockdev/penstock/connect"
 )
@@ -32,7 +30,7 @@ func Reference(r *connect.Registry) (string, error) {
 			}
 			fieldTable(&b, c.Spec.Type, "")
 			if c.Route != nil {
-				fmt.Fprintf(&b, "%s\n\n", routeText(c, "`"))
+				fmt.Fprintf(&b, "%s\n\n", routeText(c.Route.FieldNames(), "`"))
 			}
 		}
 	}
@@ -104,12 +102,12 @@ func eachField(t *connect.Type, prefix string, visit func(path string, f *connec
 }
 
 // routeText says which fields a sink's routes have of their own.
-func routeText(c *connect.Connector, quote string) string {
-	names := c.Route.FieldNames()
+func routeText(names []string, quote string) string {
+	quoted := make([]string, len(names))
 	for i := range names {
-		names[i] = quote + names[i] + quote
+		quoted[i] = quote + names[i] + quote
 	}
-	return "In a flow with routes, " + strings.Join(names, ", ") + " are fields of each route's sink section, and not of this one."
+	return "In a flow with routes, " + strings.Join(quoted, ", ") + " are fields of each route's sink section, and not of this one."
 }
 
 func typeText(f *connect.Field) string {
@@ -149,157 +147,3 @@ func defaultText(f *connect.Field, quote string) string {
 
 // cell escapes what would end a cell of a Markdown table.
 func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
-
-// Explain describes the connectors of that name, the section of a flow file, or
-// the field (batch.records, kafka.sasl, sink.kafka.delivery), for a terminal. It
-// returns "" where there is none.
-func Explain(r *connect.Registry, name string) (string, error) {
-	spec, err := Spec()
-	if err != nil {
-		return "", err
-	}
-	var b strings.Builder
-	section, _, _ := strings.Cut(name, ".")
-	f := spec.Field(section)
-	if f != nil && f.Type.Kind == connect.KindChoice && name == f.Name {
-		fmt.Fprintf(&b, "%s\n%s\n\n", f.Name, f.Doc)
-	}
-	for _, role := range connect.Roles() {
-		for _, c := range r.Connectors(role) {
-			short := strings.TrimPrefix(name, string(role)+".")
-			if short == string(role) {
-				short = c.Name
-			}
-			owner, field, dotted := strings.Cut(short, ".")
-			if owner != c.Name {
-				continue
-			}
-			explain(&b, fmt.Sprintf("%s: %s\n%s", role, c.Name, c.Doc), c.Spec.Type, field)
-			if !dotted {
-				explainRoutes(&b, c)
-			}
-		}
-	}
-	if f != nil && f.Type.Kind != connect.KindChoice {
-		explain(&b, f.Name+"\n"+f.Doc, &connect.Type{Fields: []*connect.Field{f}}, name)
-	}
-	return strings.TrimRight(b.String(), "\n"), nil
-}
-
-// Suggest says what may be meant by a name that Explain does not know: where
-// there is a field of that name, or which name is like it. It may be empty.
-func Suggest(r *connect.Registry, name string) (string, error) {
-	spec, err := Spec()
-	if err != nil {
-		return "", err
-	}
-	names := spec.FieldNames()
-	var owners []string
-	look := func(owner string, t *connect.Type, prefixes ...string) {
-		eachField(t, "", func(path string, _ *connect.Field) {
-			if path == name || strings.HasSuffix(path, "."+name) {
-				owners = append(owners, owner)
-			}
-			for _, p := range prefixes {
-				names = append(names, p+"."+path)
-			}
-		})
-	}
-	for _, role := range connect.Roles() {
-		for _, c := range r.Connectors(role) {
-			full := join(string(role), c.Name)
-			names = append(names, c.Name, full)
-			look(c.Name, c.Spec.Type, c.Name, full)
-		}
-	}
-	for _, f := range spec.Fields {
-		look(f.Name, f.Type, f.Name)
-	}
-	if len(owners) > 0 {
-		slices.Sort(owners)
-		return fmt.Sprintf("it is a field: see penstock explain %s", strings.Join(slices.Compact(owners), " ")), nil
-	}
-	if near := nearest(name, names); near != "" {
-		return fmt.Sprintf("did you mean %q?", near), nil
-	}
-	return "", nil
-}
-
-// explain writes the field of t and those in it; all of them where it is empty, and
-// nothing where there is no such field.
-func explain(b *strings.Builder, title string, t *connect.Type, field string) {
-	var fields strings.Builder
-	eachField(t, "", func(path string, f *connect.Field) {
-		if !within(path, field) {
-			return
-		}
-		meta := typeText(f)
-		if d := defaultText(f, ""); f.Required {
-			meta += "; required"
-		} else if d != "" {
-			meta += "; default " + d
-		}
-		fmt.Fprintf(&fields, "  %s\n      %s\n", path, meta)
-		for _, l := range wrap(f.Doc, 72) {
-			fmt.Fprintf(&fields, "      %s\n", l)
-		}
-	})
-	if field == "" || fields.Len() > 0 {
-		fmt.Fprintf(b, "%s\n\n%s\n", title, fields.String())
-	}
-}
-
-// within says that the path, as eachField gives it, is the field or in it, which is
-// everything where it is empty. Names of the user's own are all alike.
-func within(path, field string) bool {
-	names := strings.Split(path, ".")
-	for i, n := range strings.FieldsFunc(field, func(r rune) bool { return r == '.' }) {
-		if i >= len(names) || names[i] != "NAME" && strings.TrimSuffix(names[i], "[]") != n {
-			return false
-		}
-	}
-	return true
-}
-
-func explainRoutes(b *strings.Builder, c *connect.Connector) {
-	if c.Route == nil {
-		return
-	}
-	for _, l := range wrap(routeText(c, ""), 76) {
-		fmt.Fprintf(b, "  %s\n", l)
-	}
-	b.WriteString("\n")
-}
-
-// wrap breaks text into lines of at most n characters, where words allow it.
-func wrap(s string, n int) []string {
-	var lines []string
-	line := ""
-	for w := range strings.FieldsSeq(s) {
-		if line != "" && len(line)+1+len(w) > n {
-			lines = append(lines, line)
-			line = ""
-		}
-		if line != "" {
-			line += " "
-		}
-		line += w
-	}
-	if line != "" {
-		lines = append(lines, line)
-	}
-	return lines
-}
-
-// List names the connectors and what they are, for a terminal.
-func List(r *connect.Registry) string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, role := range connect.Roles() {
-		for _, c := range r.Connectors(role) {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", role, c.Name, c.Doc)
-		}
-	}
-	_ = w.Flush() // a strings.Builder does not fail
-	return b.String()
-}

@@ -2,10 +2,13 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/penstockdev/penstock/connect"
 )
 
 func TestExplainTakesPaths(t *testing.T) {
@@ -23,13 +26,13 @@ func TestExplainTakesPaths(t *testing.T) {
 		"sink.log":              nil,
 		"batch.records.x":       nil,
 	} {
-		text, err := Explain(r, name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := explained(t, r, name)
 		var got []string // titles and fields; the rest are sentences, or further in
 		for line := range strings.Lines(text) {
 			line = strings.TrimSuffix(line, "\n")
+			if strings.HasSuffix(line, "Example:") {
+				break
+			}
 			if line != "" && !strings.HasPrefix(line, "      ") && !strings.HasSuffix(line, ".") {
 				got = append(got, line)
 			}
@@ -44,5 +47,52 @@ func TestExplainTakesPaths(t *testing.T) {
 		if hint, err := Suggest(r, name); err != nil || hint != fmt.Sprintf("did you mean %q?", want) {
 			t.Errorf("%s: %q, %v; want %s", name, hint, err, want)
 		}
+	}
+}
+
+// explained is what Explain says, as text.
+func explained(t *testing.T, r *connect.Registry, name string) string {
+	t.Helper()
+	all, err := Explain(r, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var texts []string
+	for _, d := range all {
+		texts = append(texts, d.Text(plain))
+	}
+	return strings.Join(texts, "\n\n")
+}
+
+func TestExplainKnowsEveryNameThatItCompletes(t *testing.T) {
+	r := testRegistry(t)
+	names, err := Names(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"batch", "batch.records", "log", "source.log.sasl.username", "table.mode", "routes.NAME.topics"} {
+		if !slices.Contains(names, want) {
+			t.Errorf("%s is not among the names", want)
+		}
+	}
+	for _, name := range names {
+		if explained(t, r, name) == "" {
+			t.Errorf("%s is completed, and not known", name)
+		}
+	}
+}
+
+func TestExamplesOfConnectorsAreTaken(t *testing.T) {
+	r := testRegistry(t)
+	file := "flow: example\n"
+	for _, name := range []string{"source.log", "decode.json", "sink.table", "dead_letters.log"} {
+		all, err := Explain(r, name)
+		if err != nil || len(all) != 1 {
+			t.Fatalf("explain %s: %v, %v", name, all, err)
+		}
+		file += all[0].Example
+	}
+	if _, err := Load("example.yaml", []byte(file), testOptions(t)); err != nil {
+		t.Errorf("%v:\n%s", err, file)
 	}
 }

@@ -7,7 +7,7 @@
 // # Exit codes
 //
 //	0  success: for run, the flow was told to stop and everything was written
-//	1  the flow failed (run, demo, dev), or lint has findings
+//	1  the flow failed, or lint has findings, a check of doctor or a test has failed
 //	2  wrong usage, or a wrong flow file: nothing was started
 package main
 
@@ -47,7 +47,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		code, err = e.code, e.err
 	}
 	if err != nil {
-		printError(stderr, err)
+		printError(root.ErrOrStderr(), err)
 	}
 	return code
 }

@@ -6,24 +6,30 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime"
-	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/penstockdev/penstock/config"
 	"github.com/penstockdev/penstock/connect/all"
+	"github.com/penstockdev/penstock/internal/present"
 	"github.com/penstockdev/penstock/telemetry"
 )
-
-// version is set when a release is built: -ldflags "-X main.version=v1.2.3".
-var version = ""
 
 // logFlags are those of every command that runs something.
 type logFlags struct{ format, level string }
 
+// groups are the headings of the help, with the commands below each.
+var groups = []struct{ title, commands string }{
+	{"Before it runs:", "demo dev init lint test doctor"},
+	{"While it runs:", "run flows top tap pause resume stop start reload position"},
+	{"When it fails:", "dlq"},
+	{"Look up:", "list explain schema version completion help"},
+}
+
 func newRoot() *cobra.Command {
+	var color string
 	root := &cobra.Command{
 		Use:   "penstock",
 		Short: "Records from a log into a database or another topic: exactly once, in order, at the speed of COPY",
@@ -32,20 +38,69 @@ SQLite, another Kafka topic), and loses, repeats or reorders none of them.
 
 Try it:          penstock demo
 Write a flow:    penstock explain kafka postgres json
-Check a flow:    penstock lint flow.yaml
+Check a flow:    penstock lint flow.yaml --services
 Look before:     penstock run flow.yaml --dry-run
 Run it:          penstock run flow.yaml
 
-Exit codes: 0 success; 1 the flow failed, or lint has findings; 2 wrong usage or
-a wrong flow file.`,
+Tables are for people; -o json has the same content for programs. Exit codes:
+penstock help exit-codes. Completion for your shell: penstock completion --help.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return setColor(cmd, color)
+		},
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(), newLint(), newList(), newExplain(), newSchema(), newVersion(), newDemo(), newDev(), newTest())
+	root.PersistentFlags().StringVar(&color, "color", "auto", "auto (on a terminal, unless NO_COLOR is set), always or never")
+	completeFlag(root, "color", "auto", "always", "never")
+	root.AddCommand(newRun(), newLint(), newList(), newExplain(), newSchema(), newVersion(), newDemo(), newDev(), newTest(), newDoctor(), newExitCodes())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, g := range groups {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		for _, cmd := range root.Commands() {
+			if slices.Contains(strings.Fields(g.commands), cmd.Name()) {
+				cmd.GroupID = g.title
+			}
+		}
+	}
+	addCompletions(root)
 	return root
+}
+
+// setColor makes the command write as --color wants it.
+func setColor(cmd *cobra.Command, mode string) error {
+	stdout, err := present.Colored(cmd.OutOrStdout(), mode)
+	if err != nil {
+		return usage(err)
+	}
+	stderr, err := present.Colored(cmd.ErrOrStderr(), mode)
+	if err != nil {
+		return usage(err)
+	}
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	cmd.Root().SetErr(stderr) // which shows what the command returns
+	return nil
+}
+
+// newExitCodes is a topic of the help, not a command.
+func newExitCodes() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "What the exit codes mean",
+		Long: `All commands use the same exit codes:
+
+  0  success: run and the flows that commands start were told to stop, and everything was
+     written; what was checked is right
+  1  the flow failed, or lint has findings, a check of doctor has failed, a test has
+     failed, or what was asked of a running flow was refused
+  2  wrong usage, a file that cannot be read, or a flow file that is wrong where it has to
+     be right: nothing was started
+
+A process that a second signal ended has the exit status of that signal.`,
+	}
 }
 
 func (l *logFlags) add(cmd *cobra.Command) {
@@ -62,10 +117,7 @@ func (l *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 	return log, err
 }
 
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // file descriptors are small
-}
+func isTerminal(w io.Writer) bool { return present.Terminal(w) }
 
 // loadOptions say with what flow files are read.
 func loadOptions(set []string) (config.Options, error) {
@@ -79,32 +131,16 @@ func loadOptions(set []string) (config.Options, error) {
 // printError writes findings with their lines, and other errors on one.
 func printError(w io.Writer, err error) {
 	if ps, ok := errors.AsType[config.Problems](err); ok {
-		fmt.Fprint(w, ps.Text())
+		for _, p := range ps {
+			fmt.Fprint(w, p.Styled(look(w)))
+		}
 		return
 	}
 	fmt.Fprintf(w, "penstock: %v\n", err)
 }
 
-func newVersion() *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "penstock %s (%s, %s/%s)\n", versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			return failed(err)
-		},
-	}
-}
-
-// versionText is the release, or what the Go toolchain knows of the commit.
-func versionText() string {
-	if version != "" {
-		return version
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(unknown version)"
-	}
-	return info.Main.Version
+// look is how findings look on w.
+func look(w io.Writer) config.Look {
+	style := present.Style(w)
+	return config.Look{Error: style.Red, Warning: style.Yellow, Caret: style.Red, Hint: style.Cyan}
 }
