@@ -153,13 +153,20 @@ func (s *Supervisor) warn(f *file) {
 	}
 }
 
-// same says whether a flow of b would do what one of a does.
+// same says whether a flow of b would do what one of a does: all that the files say counts, except
+// the admin section, which is the process's.
 func same(a, b *config.Flow) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	x, y := *a, *b
-	x.Warnings, y.Warnings = nil, nil
-	x.Admin, y.Admin = config.Admin{}, config.Admin{} // of the process
-	return reflect.DeepEqual(&x, &y)
+	x, y := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
+	for _, f := range reflect.VisibleFields(x.Type()) {
+		if tag := f.Tag.Get("yaml"); tag == "" || tag == "-" || tag == "admin" {
+			continue
+		}
+		if !reflect.DeepEqual(x.FieldByIndex(f.Index).Interface(), y.FieldByIndex(f.Index).Interface()) {
+			return false
+		}
+	}
+	return true
 }

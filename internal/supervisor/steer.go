@@ -1,6 +1,11 @@
 package supervisor
 
-import "context"
+import (
+	"context"
+
+	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/tap"
+)
 
 // Pause stops the flow's reading; see flow.Flow.Pause. It holds until Resume, Stop, or the end
 // of the process; a reload keeps it. The error is an ErrNoFlow or an ErrState.
@@ -58,4 +63,40 @@ func (s *Supervisor) Start(ctx context.Context, name string) error {
 		return err
 	}
 	return u.startAndSettle(ctx)
+}
+
+// Tap calls fn with a sample of the records that pass through the flow, until ctx ends or the
+// limit is reached. It goes on when the flow is replaced, and is silent while it does not run. The error is
+// an ErrNoFlow, about the options, or that of fn.
+func (s *Supervisor) Tap(ctx context.Context, name string, o tap.Options, fn func(*tap.Record) error) error {
+	u, err := s.unit(name)
+	if err != nil {
+		return err
+	}
+	t, err := tap.New(name, o)
+	if err != nil {
+		return err
+	}
+	defer u.addTap(t)()
+	return t.Run(ctx, fn)
+}
+
+// addTap shows t the batches of the flow, in this run and in those after it.
+func (u *unit) addTap(t flow.Tap) (remove func()) {
+	e := &tapping{tap: t}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.taps[e] = struct{}{}
+	if r := u.running(); r != nil {
+		e.remove = r.engine.AddTap(t)
+	}
+	return func() {
+		u.mu.Lock()
+		delete(u.taps, e)
+		remove := e.remove
+		u.mu.Unlock()
+		if remove != nil {
+			remove()
+		}
+	}
 }
