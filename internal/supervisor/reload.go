@@ -47,7 +47,7 @@ func (r *ReloadReport) OK() bool {
 }
 
 // Reload reads all files again, and makes the flows what the files say. Flows that have failed
-// are started again. It returns once changed flows are up, have failed, or are still connecting after 5 s.
+// are started again. It returns once changed flows are up, have failed, or wait for something that is away.
 // What a file says that is wrong is in the report; the error is about the reload itself.
 func (s *Supervisor) Reload(ctx context.Context) (ReloadReport, error) { return s.reload(ctx, true) }
 

@@ -234,7 +234,9 @@ func TestAFlowThatHangsIsUnhealthy(t *testing.T) {
 		}
 		close(release)
 		cancel()
-		<-ended
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 		if err := s.Healthy(); err != nil {
 			t.Error(err)
 		}

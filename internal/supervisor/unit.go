@@ -421,17 +421,21 @@ func (u *unit) hangs(now time.Time) error {
 }
 
 // settle waits until the run is up, has failed (the error), or startTime is over. It returns nil
-// for a flow that is still connecting.
+// for a flow that is still connecting, or tries to again.
 func (u *unit) settle(ctx context.Context, r *run) error {
 	limit := time.NewTimer(startTime)
 	defer limit.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		switch r.engine.Status().State {
+		switch st := r.engine.Status(); st.State {
 		case flow.StateRunning, flow.StatePaused, flow.StateRetrying, flow.StateWaiting:
 			return nil
-		case flow.StateStarting, flow.StateStopping, flow.StateStopped:
+		case flow.StateStarting:
+			if st.Retries > 0 {
+				return nil // something is away, and may stay so
+			}
+		case flow.StateStopping, flow.StateStopped:
 		}
 		select {
 		case <-r.settled:

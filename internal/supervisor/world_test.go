@@ -73,6 +73,7 @@ const partitions = 2
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	t.Parallel()
 	w := &world{t: t, dir: t.TempDir(), log: flowtest.NewLog(), topics: map[string]bool{}, metrics: telemetry.NewRegistry("test"), tables: map[string]*flowtest.Table{}, opens: map[string]int{}}
 	registry := new(connect.Registry)
 	err := registry.Add(
