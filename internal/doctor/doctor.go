@@ -82,7 +82,7 @@ func Services(ctx context.Context, files []File, timeout time.Duration) []FlowRe
 func Run(ctx context.Context, version string, files []File, timeout time.Duration) *Report {
 	r := &Report{Version: version}
 	var machine sync.WaitGroup
-	machine.Go(func() { r.Machine = Machine(ctx, files) })
+	machine.Go(func() { r.Machine = Machine(files) })
 	r.Flows = Services(ctx, files, timeout)
 	machine.Wait()
 	addresses := map[string]bool{}

@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -56,7 +55,7 @@ type disk struct {
 }
 
 // Machine looks at this machine and process, and at what the flows will take of it.
-func Machine(_ context.Context, files []File) []connect.Check {
+func Machine(files []File) []connect.Check {
 	m := machine{procs: runtime.GOMAXPROCS(0), cores: cpuQuota(), files: openFiles(), clock: readClock(), window: receiveWindow(), flows: len(files)}
 	m.memory, m.container = memoryLimit()
 	for _, f := range files {
