@@ -34,7 +34,7 @@ func now() string { return time.Now().UTC().Format(coljson.LayoutTimestamptz) }
 func (s *Sink) Init(ctx context.Context, starts func(context.Context) ([]flow.Position, error)) error {
 	var empty bool
 	look := func(c *conn) error {
-		if err := s.register(c); err != nil {
+		if err := s.registerAs(c, s.setup, s.targetText()); err != nil {
 			return err
 		}
 		n := int64(0)
@@ -59,36 +59,42 @@ func (s *Sink) Init(ctx context.Context, starts func(context.Context) ([]flow.Po
 	})
 }
 
-// register inserts the flow, or compares it with what is there: its
-// fingerprint is where it reads from and what it writes.
-func (s *Sink) register(c *conn) error {
+// registerAs inserts the flow, or compares it with what is there: its
+// fingerprint is where it reads from and what it writes. The target is the tables that are noted
+// as written.
+func (s *Sink) registerAs(c *conn, setup flow.Setup, target string) error {
 	err := c.exec("INSERT INTO "+flowTable+" (flow, format_version, cluster_id, source, target, created_at) VALUES (?, ?, ?, ?, ?, ?)"+
-		" ON CONFLICT (flow) DO NOTHING", s.setup.Flow, formatVersion, s.setup.ClusterID, s.setup.Source, s.targetText(), now())
+		" ON CONFLICT (flow) DO NOTHING", setup.Flow, formatVersion, setup.ClusterID, setup.Source, target, now())
 	if err != nil {
 		return err
 	}
-	var format int64
-	var cluster, source, target string
-	err = c.run(func(r *stmt) error {
-		format, cluster, source, target = r.int(0), r.text(1), r.text(2), r.text(3)
+	if err := s.refuseOther(c, setup); err != nil {
+		return err
+	}
+	if target != s.targetText() {
 		return nil
-	}, "SELECT format_version, cluster_id, source, target FROM "+flowTable+" WHERE flow = ?", s.setup.Flow)
-	if err != nil {
-		return err
 	}
-	if format != formatVersion {
-		return flow.Fatal(fmt.Errorf("the checkpoint of flow %s has format %d, and this program knows %d: use the version that wrote it, or a newer one",
-			s.setup.Flow, format, formatVersion))
-	}
-	for _, d := range []struct{ what, was, is string }{
-		{"source cluster", cluster, s.setup.ClusterID}, {"source", source, s.setup.Source}, {"target table", target, s.targetText()},
-	} {
-		if d.was != d.is && (d.what != "target table" || !connect.CoversTables(d.is, d.was)) {
-			return flow.Fatal(fmt.Errorf("flow %s exists with another %s: it was %q and is %q now, and positions of one mean nothing for the other; "+
-				"give the flow another name, or delete its rows from %s and %s to start over", s.setup.Flow, d.what, d.was, d.is, flowTable, checkpointTable))
+	return c.exec("UPDATE "+flowTable+" SET target = ?2 WHERE flow = ?1 AND target <> ?2", setup.Flow, target)
+}
+
+// refuseOther compares the flow's row, if there is one, with what the flow is now.
+func (s *Sink) refuseOther(c *conn, setup flow.Setup) error {
+	return c.run(func(r *stmt) error {
+		if format := r.int(0); format != formatVersion {
+			return flow.Fatal(fmt.Errorf("the checkpoint of flow %s has format %d, and this program knows %d: use the version that wrote it, or a newer one",
+				setup.Flow, format, formatVersion))
 		}
-	}
-	return c.exec("UPDATE "+flowTable+" SET target = ?2 WHERE flow = ?1 AND target <> ?2", s.setup.Flow, s.targetText())
+		for i, d := range []struct{ what, is string }{
+			{"source cluster", setup.ClusterID}, {"source", setup.Source}, {"target table", s.targetText()},
+		} {
+			was := r.text(int32(i + 1))
+			if was != d.is && (d.what != "target table" || was != "" && !connect.CoversTables(d.is, was)) {
+				return flow.Fatal(fmt.Errorf("flow %s exists with another %s: it was %q and is %q now, and positions of one mean nothing for the other; "+
+					"give the flow another name, or delete its rows from %s and %s to start over", setup.Flow, d.what, was, d.is, flowTable, checkpointTable))
+			}
+		}
+		return nil
+	}, "SELECT format_version, cluster_id, source, target FROM "+flowTable+" WHERE flow = ?", setup.Flow)
 }
 
 // targetText is what the flow's row has as the target: the tables, in an order
@@ -107,15 +113,21 @@ func (s *Sink) Insert(ctx context.Context, positions []flow.Position) error {
 }
 
 func (s *Sink) insert(c *conn, positions []flow.Position) error {
-	q, err := c.prepare("INSERT INTO " + checkpointTable +
-		" (flow, cluster_id, topic, partition, topic_id, next_offset, leader_epoch, owner_epoch, owner_backend, updated_at)" +
-		" VALUES (?, ?, ?, ?, ?, ?, ?, 0, '', ?) ON CONFLICT DO NOTHING")
+	q, err := c.prepare(insertPositionSQL + " ON CONFLICT DO NOTHING")
 	if err != nil {
 		return err
 	}
 	defer q.finalize()
+	return insertPositions(q, s.setup, positions)
+}
+
+const insertPositionSQL = "INSERT INTO " + checkpointTable +
+	" (flow, cluster_id, topic, partition, topic_id, next_offset, leader_epoch, owner_epoch, owner_backend, updated_at)" +
+	" VALUES (?, ?, ?, ?, ?, ?, ?, 0, '', ?)"
+
+func insertPositions(q *stmt, setup flow.Setup, positions []flow.Position) error {
 	for _, p := range positions {
-		err := q.run(nil, s.setup.Flow, s.setup.ClusterID, p.Topic, p.ID, p.TopicID, p.Offset, p.LeaderEpoch, now())
+		err := q.run(nil, setup.Flow, setup.ClusterID, p.Topic, p.ID, p.TopicID, p.Offset, p.LeaderEpoch, now())
 		if err != nil {
 			return err
 		}

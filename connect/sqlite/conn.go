@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"strings"
@@ -221,6 +222,18 @@ func (s *stmt) text(i int32) string {
 		return ""
 	}
 	return string(libc.GoBytes(p, int(sqlite3.Xsqlite3_column_bytes(s.c.tls, s.p, i))))
+}
+
+// blob is nil where the value is NULL.
+func (s *stmt) blob(i int32) []byte {
+	if sqlite3.Xsqlite3_column_type(s.c.tls, s.p, i) == sqlite3.SQLITE_NULL {
+		return nil
+	}
+	p := sqlite3.Xsqlite3_column_blob(s.c.tls, s.p, i)
+	if p == 0 {
+		return []byte{}
+	}
+	return bytes.Clone(libc.GoBytes(p, int(sqlite3.Xsqlite3_column_bytes(s.c.tls, s.p, i)))) // a view into C memory
 }
 
 // cbuf is C memory that grows and is reused.

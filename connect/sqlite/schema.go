@@ -59,9 +59,18 @@ func ownTables(deadLetters string) []string {
   class        TEXT NOT NULL,
   column_name  TEXT NOT NULL,
   message      TEXT NOT NULL,
-  created_at   TEXT NOT NULL
+  created_at   TEXT NOT NULL,
+  job          TEXT
 )`,
+		positionIndexDDL(deadLetters),
 	}
+}
+
+// positionIndex finds the rows of a dead letter.
+func positionIndex(deadLetters string) string { return deadLetters + "_position" }
+
+func positionIndexDDL(deadLetters string) string {
+	return fmt.Sprintf(`CREATE INDEX IF NOT EXISTS %s ON %s (flow, topic, partition, "offset")`, quote(positionIndex(deadLetters)), quote(deadLetters))
 }
 
 // tableColumn is one column of the target as it is.

@@ -77,8 +77,8 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 	if len(setup.Routes) != len(s.cfg.Routes) {
 		return flow.Fatal(fmt.Errorf("the flow has %d routes and the SQLite sink has tables for %d", len(setup.Routes), len(s.cfg.Routes)))
 	}
-	if dir := filepath.Dir(s.cfg.Path); !isDir(dir) {
-		return flow.Fatal(fmt.Errorf("the database %s cannot be opened: %s is not a directory; create it first", s.cfg.Path, dir))
+	if err := s.checkDir(); err != nil {
+		return err
 	}
 	claim, err := s.waitForClaim(ctx, setup.Flow)
 	if err != nil {
@@ -90,6 +90,13 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 	if err := s.openDatabase(ctx); err != nil {
 		s.closeLocked()
 		return err
+	}
+	return nil
+}
+
+func (s *Sink) checkDir() error {
+	if dir := filepath.Dir(s.cfg.Path); !isDir(dir) {
+		return flow.Fatal(fmt.Errorf("the database %s cannot be opened: %s is not a directory; create it first", s.cfg.Path, dir))
 	}
 	return nil
 }
@@ -107,9 +114,14 @@ func backendName() string {
 	return strconv.Itoa(os.Getpid()) + "@" + host
 }
 
+// lockPath is the file whose lock is the right to write the flow.
+func (s *Sink) lockPath(flowName string) string {
+	return s.cfg.Path + "-penstock-" + flowName + ".lock"
+}
+
 // waitForClaim gives a predecessor that is about to end BusyTimeout to do so.
 func (s *Sink) waitForClaim(ctx context.Context, flowName string) (*filelock.Lock, error) {
-	path := s.cfg.Path + "-penstock-" + flowName + ".lock"
+	path := s.lockPath(flowName)
 	deadline := time.Now().Add(s.cfg.BusyTimeout)
 	for {
 		c, err := filelock.Take(path)

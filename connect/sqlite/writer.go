@@ -214,16 +214,24 @@ func (s *stmt) bind(i int32, v *value, base uintptr) int32 {
 func (w *writer) deadLetters(b *flow.Batch) error {
 	for _, d := range b.DeadLetters() {
 		failpoint.Hit("sink.dead_letter")
-		headers, err := headersJSON(d.Record.Headers)
-		if err != nil {
+		if err := insertDeadLetter(w.dead, w.setup.Flow, w.setup.ClusterID, &d); err != nil {
 			return err
 		}
-		err = w.dead.run(nil, w.setup.Flow, w.setup.ClusterID, d.Topic, d.TopicID, d.ID, d.Record.Offset,
-			time.UnixMicro(d.Record.Timestamp).UTC().Format(coljson.LayoutTimestamptz),
-			d.Record.Key, d.Record.Value, headers, string(d.Stage), d.Class, d.Column, cleanText(d.Message), now())
-		if err != nil {
-			return notData(fmt.Errorf("writing the dead letter of %s offset %d: %w", d.Partition, d.Record.Offset, err))
-		}
+	}
+	return nil
+}
+
+// insertDeadLetter runs deadLetterSQL.
+func insertDeadLetter(q *stmt, flowName, cluster string, d *flow.DeadLetter) error {
+	headers, err := headersJSON(d.Record.Headers)
+	if err != nil {
+		return err
+	}
+	err = q.run(nil, flowName, cluster, d.Topic, d.TopicID, d.ID, d.Record.Offset,
+		time.UnixMicro(d.Record.Timestamp).UTC().Format(coljson.LayoutTimestamptz),
+		d.Record.Key, d.Record.Value, headers, string(d.Stage), d.Class, d.Column, cleanText(d.Message), now())
+	if err != nil {
+		return notData(fmt.Errorf("writing the dead letter of %s offset %d: %w", d.Partition, d.Record.Offset, err))
 	}
 	return nil
 }
@@ -243,8 +251,8 @@ func notData(err error) error {
 	return err
 }
 
-func (w *writer) deadLetterSQL() string {
-	return "INSERT INTO " + quote(w.cfg.DeadLetterTable) +
+func deadLetterSQL(table string) string {
+	return "INSERT INTO " + quote(table) +
 		` (flow, cluster_id, topic, topic_id, partition, "offset", timestamp, "key", value, headers, stage, class, column_name, message, created_at)` +
 		" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 }
@@ -324,7 +332,7 @@ func (w *writer) connect() error {
 		to  **stmt
 		sql string
 	}
-	all := []statement{{&w.swap, swapSQL}, {&w.dead, w.deadLetterSQL()}}
+	all := []statement{{&w.swap, swapSQL}, {&w.dead, deadLetterSQL(w.cfg.DeadLetterTable)}}
 	for i := range w.routes {
 		r := &w.routes[i]
 		all = append(all, statement{&r.insert, r.insertSQL()})
