@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/position"
 	"github.com/penstockdev/penstock/internal/tap"
 )
 
@@ -99,4 +100,51 @@ func (u *unit) addTap(t flow.Tap) (remove func()) {
 			remove()
 		}
 	}
+}
+
+// Positions returns where the flow stands in all partitions of its topics, those of other processes
+// included. The flow may run or not. The error is an ErrNoFlow, or what a service says.
+func (s *Supervisor) Positions(ctx context.Context, name string) ([]position.Position, error) {
+	u, err := s.unit(name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := u.config().Build(s.log, nil)
+	if err != nil {
+		return nil, err
+	}
+	return position.Show(ctx, c)
+}
+
+// SetPositions says what setting the flow's positions to the target would do, and with apply does it.
+// The flow may run while it is asked, and must be stopped for it to be done: here by Stop, or because it has failed, and
+// in all other processes. The error is an ErrNoFlow, an ErrState, one of package position, or what a service
+// says.
+func (s *Supervisor) SetPositions(ctx context.Context, name string, target position.Target, apply bool) (*position.Plan, error) {
+	u, err := s.unit(name)
+	if err != nil {
+		return nil, err
+	}
+	if apply { // nobody starts the flow meanwhile
+		if err := u.acquire(ctx); err != nil {
+			return nil, err
+		}
+		defer u.release()
+		if u.current() != nil {
+			return nil, stateErrorf("flow %s runs: stop it first, or its next commit would undo what is set", name)
+		}
+	}
+	file := u.config()
+	c, err := file.Build(s.log, nil)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := position.Make(ctx, c, file.Writings(), target)
+	if err != nil || !apply {
+		return plan, err
+	}
+	if c, err = file.Build(s.log, nil); err != nil {
+		return nil, err
+	}
+	return plan, position.Apply(ctx, c, plan)
 }
