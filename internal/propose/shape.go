@@ -1,0 +1,205 @@
+package propose
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// shape is what was seen at one path of the documents.
+type shape struct {
+	name     string
+	children []*shape // of objects, in the order in which they were first seen
+	elems    *shape   // of arrays
+
+	seen, nulls                             int
+	bools, numbers, texts, objects, arrays  int
+	whole, exact                            int // of numbers: integers of 64 bits; numbers that a float64 holds exactly as written
+	smallest, largest                       int64
+	times, dates, uuids, numberTexts, zeros int // of texts; zeros: with U+0000, which PostgreSQL's text has not
+	zones                                   int // of times: with a zone
+	example                                 string
+}
+
+const (
+	maxChildren = 200 // more keys than this are data, not names
+	maxDepth    = 4   // objects below are one json column
+	maxExample  = 40
+)
+
+func (s *shape) child(name string) *shape {
+	for _, c := range s.children {
+		if c.name == name {
+			return c
+		}
+	}
+	if len(s.children) > maxChildren {
+		return nil
+	}
+	c := &shape{name: name}
+	s.children = append(s.children, c)
+	return c
+}
+
+// document reads one value of JSON, and returns false for anything else.
+func (s *shape) document(text []byte) bool {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil {
+		return false
+	}
+	if _, err := d.Token(); err != io.EOF { //nolint:errorlint // Token returns it as it is
+		return false
+	}
+	// A map has no order; a second pass over the tokens finds that of the keys.
+	s.order(json.NewDecoder(bytes.NewReader(text)))
+	s.value(v)
+	return true
+}
+
+// order makes the children of the top level in the order of the document.
+func (s *shape) order(d *json.Decoder) {
+	depth := 0
+	isKey := false
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return
+		}
+		switch t := t.(type) {
+		case json.Delim:
+			if t == '{' || t == '[' {
+				depth++
+				isKey = depth == 1 && t == '{'
+				continue
+			}
+			depth--
+		case string:
+			if depth == 1 && isKey {
+				s.child(t)
+				isKey = false
+				continue
+			}
+		}
+		isKey = depth == 1
+	}
+}
+
+func (s *shape) value(v any) {
+	s.seen++
+	switch v := v.(type) {
+	case nil:
+		s.nulls++
+	case bool:
+		s.bools++
+		s.show(strconv.FormatBool(v))
+	case json.Number:
+		s.number(v.String())
+	case string:
+		s.text(v)
+	case []any:
+		s.arrays++
+		if s.elems == nil {
+			s.elems = &shape{}
+		}
+		for _, e := range v {
+			s.elems.value(e)
+		}
+	case map[string]any:
+		s.objects++
+		names := make([]string, 0, len(v))
+		for name := range v {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			if c := s.child(name); c != nil {
+				c.value(v[name])
+			}
+		}
+	}
+}
+
+func (s *shape) show(text string) {
+	if s.example != "" {
+		return
+	}
+	if r := []rune(text); len(r) > maxExample {
+		text = string(r[:maxExample-1]) + "…"
+	}
+	s.example = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '·'
+		}
+		return r
+	}, text)
+}
+
+func (s *shape) number(text string) {
+	s.numbers++
+	s.show(text)
+	if f, err := strconv.ParseFloat(text, 64); err == nil && digits(text) <= 15 && !math.IsInf(f, 0) {
+		s.exact++
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return
+	}
+	if s.whole == 0 || n < s.smallest {
+		s.smallest = n
+	}
+	if s.whole == 0 || n > s.largest {
+		s.largest = n
+	}
+	s.whole++
+}
+
+// digits counts the significant digits of a number as it is written.
+func digits(text string) int {
+	mantissa, _, _ := strings.Cut(strings.ToLower(text), "e")
+	mantissa = strings.TrimLeft(strings.ReplaceAll(strings.TrimPrefix(mantissa, "-"), ".", ""), "0")
+	return len(mantissa)
+}
+
+var uuidText = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
+
+func (s *shape) text(v string) {
+	s.texts++
+	s.show(v)
+	if strings.ContainsRune(v, 0) {
+		s.zeros++
+	}
+	switch {
+	case uuidText.MatchString(v):
+		s.uuids++
+	case isTime(v, time.RFC3339):
+		s.times++
+		s.zones++
+	case isTime(v, "2006-01-02T15:04:05"), isTime(v, "2006-01-02 15:04:05"):
+		s.times++
+	case isTime(v, time.DateOnly):
+		s.dates++
+	case isNumber(v):
+		s.numberTexts++
+	}
+}
+
+func isTime(v, layout string) bool {
+	_, err := time.Parse(layout, v)
+	return err == nil
+}
+
+func isNumber(v string) bool {
+	_, err := strconv.ParseFloat(v, 64)
+	return err == nil && strings.Trim(v, "0123456789.-") == ""
+}
+
+// present counts the values that are not null.
+func (s *shape) present() int { return s.seen - s.nulls }
