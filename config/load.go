@@ -113,51 +113,6 @@ func (w *walker) frames(ps Problems) {
 // Spec describes a flow file, the connectors' sections as choices.
 func Spec() (*connect.Spec, error) { return connect.SpecOf[Flow]() }
 
-// complete checks what a single field cannot know.
-func (w *walker) complete(f *Flow, spec *connect.Spec) {
-	w.validate(spec.Type, reflect.ValueOf(f).Elem(), "")
-	with := connect.Context{Flow: f.Name, Decodes: f.Decode.Connector != nil}
-	w.finish(f.Source, string(connect.RoleSource), with)
-	with.Source = f.Source.Config
-	decodes := w.routed
-	if w.routed {
-		w.completeRoutes(f, with)
-	} else {
-		if w.finish(f.Decode, string(connect.RoleDecode), with) {
-			with.Fields = w.fields(f.Decode, string(connect.RoleDecode))
-		}
-		w.finish(f.Sink, string(connect.RoleSink), with)
-		_, decodes = w.places[string(connect.RoleDecode)]
-		w.needColumns(f.Sink.Connector, "", string(connect.RoleSink))
-	}
-	w.finish(f.DeadLetters, string(connect.RoleDeadLetters), with)
-	_, letters := w.places[string(connect.RoleDeadLetters)]
-	if sink := f.Sink.Connector; sink != nil && decodes && !letters && !sink.StoresDeadLetters {
-		w.report(w.placeOf(join(string(connect.RoleSink), sink.Name)), string(connect.RoleDeadLetters), "dead_letters: allowed: "+orList(w.registry.Names(connect.RoleDeadLetters)),
-			"records that cannot be decoded need somewhere to go: sink %s keeps no dead letters, and the flow has no dead_letters section", sink.Name).
-			as(RuleMissing).allow(w.registry.Names(connect.RoleDeadLetters), "")
-	}
-}
-
-// needColumns reports that there is no decode section in the section at the path (the
-// file or a route), where the sink needs one. at is where to say so.
-func (w *walker) needColumns(sink *connect.Connector, path, at string) {
-	if sink == nil || !sink.NeedsColumns {
-		return
-	}
-	decode, whose := join(path, string(connect.RoleDecode)), "the flow"
-	if path != "" {
-		whose = path
-	} else {
-		at = join(at, sink.Name)
-	}
-	if _, decodes := w.places[decode]; !decodes && !w.covered(decode) {
-		w.report(w.placeOf(at), decode, "decode: says which columns a record has; allowed: "+orList(w.registry.Names(connect.RoleDecode)),
-			"sink %s writes columns, and %s has no decode section", sink.Name, whose).
-			as(RuleMissing).allow(w.registry.Names(connect.RoleDecode), "")
-	}
-}
-
 // interpolate expands the scalars of the file.
 func (w *walker) interpolate(root *node) {
 	root.scalars(func(n *node) {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,6 +27,12 @@ func meantText(t *connect.Type, f *connect.Field, text string) string {
 		return meantDuration(word)
 	case connect.KindBytes:
 		return meantBytes(word)
+	case connect.KindFloat:
+		if percent, ok := strings.CutSuffix(word, "%"); ok {
+			if x, err := strconv.ParseFloat(percent, 64); err == nil {
+				return strconv.FormatFloat(x/100, 'g', 6, 64)
+			}
+		}
 	case connect.KindInt:
 		digits := strings.NewReplacer(",", "", "_", "", "'", "").Replace(word)
 		if digits != word && digits != "" && strings.Trim(digits, "0123456789") == "" {

@@ -208,7 +208,7 @@ func (ps Problems) frames(data []byte, root *node, secrets []string) {
 	var hidden []*node
 	if root != nil {
 		root.scalars(func(n *node) {
-			if !n.public && n.at.origin == "" && n.text != "" {
+			if !n.public && n.at.origin == "" && n.raw != "" {
 				hidden = append(hidden, n)
 			}
 		})
@@ -307,8 +307,40 @@ func hide(s string, secrets []string) string {
 	return s
 }
 
+// synonyms are what other tools call the same, by our name.
+var synonyms = map[string][]string{
+	"append":       {"insert"},
+	"brokers":      {"bootstrap_servers", "bootstrap.servers", "seed_brokers", "servers", "hosts", "addresses"},
+	"columns":      {"fields", "schema", "mapping"},
+	"dead_letters": {"dlq", "errors", "deadletter"},
+	"decode":       {"pipeline", "processors", "transforms", "format", "value_format"},
+	"flow":         {"name", "id"},
+	"group":        {"consumer_group", "group.id", "group_id"},
+	"key":          {"pk_fields", "primary_key", "conflict_target", "keys"},
+	"lanes":        {"workers", "threads", "parallelism", "tasks", "tasks_max", "tasks.max", "concurrency"},
+	"path":         {"file", "filename", "database"},
+	"pattern":      {"topics_regex", "topics.regex", "regex"},
+	"postgres":     {"postgresql", "pg", "pgsql", "sql", "jdbc"},
+	"records":      {"size", "count", "batch_size", "max_records"},
+	"sasl":         {"auth", "login"},
+	"sink":         {"output", "target", "destination", "to"},
+	"source":       {"input", "from"},
+	"sqlite":       {"sqlite3"},
+	"start":        {"auto_offset_reset", "auto.offset.reset", "offset", "start_offset"},
+	"tls":          {"ssl"},
+	"upsert":       {"update", "replace", "merge"},
+	"url":          {"dsn", "uri", "connection", "connection_string", "connection_url"},
+	"username":     {"user", "login"},
+	"wait":         {"linger", "linger_ms", "period", "flush_interval"},
+}
+
 // nearest returns the name most like word, or "" if none is near.
 func nearest(word string, names []string) string {
+	for _, n := range names {
+		if slices.Contains(synonyms[n], strings.ToLower(word)) {
+			return n
+		}
+	}
 	best, name := len(word)+1, ""
 	for _, n := range names {
 		d := distance(strings.ToLower(word), strings.ToLower(n))
@@ -318,7 +350,7 @@ func nearest(word string, names []string) string {
 	}
 	if name == "" && len(word) >= 4 {
 		for _, n := range names { // brokers for bootstrap_brokers
-			if strings.HasSuffix(word, "_"+n) || strings.HasSuffix(n, "_"+word) || strings.HasPrefix(n, word) {
+			if strings.HasSuffix(word, "_"+n) || strings.HasSuffix(n, "_"+word) || strings.HasPrefix(n, word) || strings.HasPrefix(word, n+"_") {
 				return n
 			}
 		}

@@ -81,9 +81,9 @@ func (n *node) field(key string) *entry {
 	return nil
 }
 
-// scalars calls f for each scalar below n.
+// scalars calls f for each scalar below n, whether it is known or not.
 func (n *node) scalars(f func(*node)) {
-	if n.kind == scalarNode {
+	if n.kind == scalarNode || n.kind == unknownNode {
 		f(n)
 	}
 	for _, e := range n.fields {

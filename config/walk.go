@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/penstockdev/penstock/connect"
-	"github.com/penstockdev/penstock/flow"
 )
 
 // walker decodes a tree against a Spec. It goes on after every finding.
@@ -108,6 +107,7 @@ func label(path string) string {
 func (w *walker) value(n *node, at place, f *connect.Field, t *connect.Type, v reflect.Value, path string) {
 	w.places[path] = written{at, n}
 	if n.kind == unknownNode {
+		reveal(n, f, t)
 		return
 	}
 	if t.Pointer && v.Kind() == reflect.Pointer {
@@ -118,7 +118,7 @@ func (w *walker) value(n *node, at place, f *connect.Field, t *connect.Type, v r
 	case n.kind == nullNode && (t.Kind == connect.KindStruct || t.Kind == connect.KindChoice || t.Kind == connect.KindRoute):
 		n = &node{kind: mappingNode, at: n.at, end: n.end}
 	case n.kind == nullNode:
-		w.report(at, path, enumHint(f), "%s has no value; give one, or remove the line", path).as(RuleMissing).allow(enumOf(f), "")
+		w.report(at, path, enumHint(f), "%s has no value; give one, or remove the line", path).as(RuleMissing).allow(enumOf(f), "").problem.covers = true
 		return
 	}
 	switch t.Kind {
@@ -154,9 +154,28 @@ func (w *walker) expect(n *node, kind nodeKind, t *connect.Type, path string) bo
 	}
 	reveal(n, nil, t)
 	if n.kind != unknownNode {
-		w.report(n.at, path, "", "%s wants %s, not %s", label(path), t.Want(), n.kind).as(RuleType).problem.covers = true
+		hint, allowed := w.contents(t, path)
+		w.report(n.at, path, hint, "%s wants %s, not %s", label(path), t.Want(), n.kind).as(RuleType).allow(allowed, "").problem.covers = true
 	}
 	return false
+}
+
+// contents says what a section of the type holds.
+func (w *walker) contents(t *connect.Type, path string) (hint string, allowed []string) {
+	name := path[strings.LastIndexByte(path, '.')+1:]
+	switch {
+	case path == "":
+	case t.Kind == connect.KindChoice:
+		allowed = w.registry.Names(t.Role)
+		return fmt.Sprintf("like %s: {%s: {...}}; allowed: %s", name, allowed[0], orList(allowed)), allowed
+	case t.Kind == connect.KindStruct && t.Pointer:
+		allowed = t.FieldNames()
+		return fmt.Sprintf("%s: {} has the defaults; allowed in it: %s", name, orList(allowed)), allowed
+	case t.Kind == connect.KindStruct && len(t.Fields) > 0:
+		allowed = t.FieldNames()
+		return fmt.Sprintf("like %s: {%s: ...}; allowed: %s", name, allowed[0], orList(allowed)), allowed
+	}
+	return "", nil
 }
 
 // reveal lets a value be shown that was not decoded, if nothing in its type is
@@ -201,10 +220,15 @@ func (w *walker) structure(n *node, at place, t *connect.Type, v reflect.Value, 
 		f := t.Field(e.key)
 		if f == nil {
 			w.unknown(e, t.FieldNames(), path, "field")
-			if meant := t.Field(nearest(e.key, t.FieldNames())); meant != nil {
-				reveal(e.value, meant, meant.Type)
+			meant := t.Field(nearest(e.key, t.FieldNames()))
+			if meant == nil || !meant.Secret && secretish.MatchString(e.key) && distance(e.key, meant.Name) > 2 {
+				continue // what api_key holds is not to be shown, though there is a field key
 			}
-			continue
+			reveal(e.value, meant, meant.Type)
+			if _, taken := w.places[join(path, meant.Name)]; taken || n.field(meant.Name) != nil {
+				continue
+			}
+			f = meant // a name that is wrong hides nothing of what is below it
 		}
 		w.value(e.value, e.at, f, f.Type, v.FieldByIndex(f.Index), join(path, f.Name))
 	}
@@ -265,19 +289,27 @@ func (w *walker) choice(n *node, at place, t *connect.Type, v reflect.Value, pat
 		switch {
 		case c == nil:
 			w.unknown(e, names, path, "connector")
+			if c = w.registry.Find(t.Role, nearest(e.key, names)); c != nil && len(n.fields) == 1 {
+				v.Set(reflect.ValueOf(w.section(c, e, path)))
+			}
 		case chosen != nil:
 			w.report(e.at, join(path, e.key), "", "%s names a second connector; a flow has one, and %s is it since line %d", path, chosen.key, chosen.at.line).as(RuleDuplicate)
 		default:
 			chosen = &e
-			cfg := c.NewConfig()
-			section, fields := e.value, c.Spec.Type
-			if t.Role == connect.RoleSink {
-				section, fields = w.withoutRoute(c, section, join(path, c.Name))
-			}
-			w.value(section, e.at, nil, fields, reflect.ValueOf(cfg).Elem(), join(path, c.Name))
-			v.Set(reflect.ValueOf(connect.Choice{Connector: c, Config: cfg}))
+			v.Set(reflect.ValueOf(w.section(c, e, path)))
 		}
 	}
+}
+
+// section decodes the section of a connector.
+func (w *walker) section(c *connect.Connector, e entry, path string) connect.Choice {
+	cfg := c.NewConfig()
+	section, fields := e.value, c.Spec.Type
+	if c.Role == connect.RoleSink {
+		section, fields = w.withoutRoute(c, section, join(path, c.Name))
+	}
+	w.value(section, e.at, nil, fields, reflect.ValueOf(cfg).Elem(), join(path, c.Name))
+	return connect.Choice{Connector: c, Config: cfg}
 }
 
 func (w *walker) list(n *node, f *connect.Field, t *connect.Type, v reflect.Value, path string) {
@@ -348,7 +380,11 @@ func (w *walker) keyed(n *node, t *connect.Type, v reflect.Value, path string) {
 		}
 		w.places[at] = written{e.at, e.value}
 		if e.value.kind == nullNode {
-			w.report(e.at, at, "", "%s has no value; give one, or remove the line", at).as(RuleMissing)
+			hint := ""
+			if t.Short != nil {
+				hint = t.Short.Name + ": " + t.Short.Doc
+			}
+			w.report(e.at, at, hint, "%s has no value; give one, or remove the line", at).as(RuleMissing).problem.covers = true
 			continue
 		}
 		if e.value.kind != unknownNode && w.expect(e.value, mappingNode, t.Elem, at) {
@@ -395,6 +431,8 @@ func (w *walker) scalar(n *node, f *connect.Field, t *connect.Type, v reflect.Va
 		hint := ""
 		if write != "" {
 			hint = "write " + write
+		} else if word := strings.ToLower(n.text); !field.Secret && (word == "auto" || word == "default" || word == "none") {
+			hint = "leave the line out for the default"
 		}
 		w.report(n.at, path, hint, "%s: %v", path, err).as(RuleType).allow(nil, write)
 		return
@@ -419,141 +457,4 @@ func enumHint(f *connect.Field) string {
 		return "allowed: " + orList(allowed)
 	}
 	return ""
-}
-
-// finish fills in the defaults of the choice at the path, completes it from the rest of the
-// flow and validates it. It reports whether nothing is wrong with it.
-func (w *walker) finish(c connect.Choice, path string, with connect.Context) bool {
-	if c.Connector == nil {
-		return false
-	}
-	path = join(path, c.Connector.Name)
-	v := reflect.ValueOf(c.Config).Elem()
-	c.Connector.Spec.Defaults(v)
-	w.fieldErrors(c.Connector.Complete(c.Config, with), path)
-	w.validate(c.Connector.Spec.Type, v, path)
-	return !w.faulty(path)
-}
-
-// validate calls Validate on v and the structs in it, inner ones first.
-func (w *walker) validate(t *connect.Type, v reflect.Value, path string) {
-	if v.Kind() == reflect.Pointer {
-		if v.IsNil() {
-			return
-		}
-		v = v.Elem()
-	}
-	switch t.Kind {
-	case connect.KindStruct:
-		for _, f := range t.Fields {
-			w.validate(f.Type, v.FieldByIndex(f.Index), join(path, f.Name))
-		}
-		if val, ok := reflect.TypeAssert[interface{ Validate() error }](v.Addr()); ok {
-			w.fieldErrors(val.Validate(), path)
-		}
-	case connect.KindList:
-		for i := range v.Len() {
-			name := strconv.Itoa(i)
-			if t.Key != nil && v.Index(i).Kind() == reflect.Struct {
-				name = v.Index(i).FieldByIndex(t.Key.Index).String()
-			}
-			w.validate(t.Elem, v.Index(i), join(path, name))
-		}
-	default: // maps hold values that cannot be addressed, scalars have nothing to say
-	}
-}
-
-// fieldErrors reports the FieldErrors in err, and what else it holds, where the
-// fields are. Fields that have a finding already are left out.
-func (w *walker) fieldErrors(err error, path string) {
-	if err == nil {
-		return
-	}
-	if many, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, e := range many.Unwrap() {
-			w.fieldErrors(e, path)
-		}
-		return
-	}
-	var fe *connect.FieldError
-	if !errors.As(err, &fe) {
-		if !w.faulty(path) {
-			w.report(w.placeOf(path), path, "", "%s: %v", label(path), err)
-		}
-		return
-	}
-	full := path
-	if fe.Path != "" {
-		full = join(path, strings.NewReplacer("[", ".", "]", "").Replace(fe.Path))
-	}
-	full = w.atRoute(full)
-	if !w.covered(full) && !w.inherited(full, fe.Err) {
-		w.report(w.placeOf(full), full, "", "%s: %v", label(full), fe.Err)
-	}
-}
-
-// inherited says that the field was taken from another connector (Complete),
-// where the same was found already.
-func (w *walker) inherited(path string, err error) bool {
-	if _, ok := w.places[path]; ok {
-		return false
-	}
-	return slices.ContainsFunc(w.problems, func(p *Problem) bool { return strings.HasSuffix(p.Message, ": "+err.Error()) })
-}
-
-// placeOf is where the field is, or the nearest section around it that is
-// written in the file.
-func (w *walker) placeOf(path string) place {
-	for p := path; ; p = parent(p) {
-		if at, ok := w.places[p]; ok {
-			if p == path && at.value.kind == scalarNode {
-				return at.value.at
-			}
-			return at.key
-		}
-		if p == "" {
-			return place{line: 1, column: 1}
-		}
-	}
-}
-
-// faulty says that there is a finding at the path or below it.
-func (w *walker) faulty(path string) bool {
-	for p, at := range w.places {
-		if at.value.kind == unknownNode && (p == path || strings.HasPrefix(p, path+".")) {
-			return true
-		}
-	}
-	return slices.ContainsFunc(w.problems, func(p *Problem) bool {
-		return path == "" || p.Path == path || strings.HasPrefix(p.Path, path+".")
-	})
-}
-
-// covered says that there is a finding at the path, around it or below it, so that
-// another one would only repeat it.
-func (w *walker) covered(path string) bool {
-	return w.faulty(path) || slices.ContainsFunc(w.problems, func(p *Problem) bool {
-		return p.covers && (p.Path == "" || strings.HasPrefix(path, p.Path+".")) || p.meant == path
-	})
-}
-
-// fields are the columns that the decoder at the path makes.
-func (w *walker) fields(c connect.Choice, path string) []flow.Field {
-	made, err := c.Connector.NewDecoder(c.Config)
-	if err != nil {
-		w.fieldErrors(unwrapConstruct(err), join(path, c.Connector.Name))
-		return nil
-	}
-	if s, ok := made.(flow.Schemer); ok {
-		return s.Fields()
-	}
-	return nil
-}
-
-// unwrapConstruct drops the name of the connector, which the path says already.
-func unwrapConstruct(err error) error {
-	if inner := errors.Unwrap(err); inner != nil {
-		return inner
-	}
-	return err
 }
