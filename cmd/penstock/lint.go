@@ -151,7 +151,7 @@ func printFindings(w io.Writer, linted []*config.Linted, report *lintReport) err
 	var b strings.Builder
 	for _, l := range linted {
 		for _, p := range l.Findings {
-			b.WriteString(p.Styled(look(w)))
+			b.WriteString(p.Styled(findingLook(w)))
 		}
 		if !slices.ContainsFunc(l.Findings, func(p *config.Problem) bool { return p.Severity == config.SeverityError }) {
 			b.WriteString(present.Line(l.Path) + ": " + style.Green("ok") + "\n")

@@ -132,15 +132,15 @@ func loadOptions(set []string) (config.Options, error) {
 func printError(w io.Writer, err error) {
 	if ps, ok := errors.AsType[config.Problems](err); ok {
 		for _, p := range ps {
-			fmt.Fprint(w, p.Styled(look(w)))
+			fmt.Fprint(w, p.Styled(findingLook(w)))
 		}
 		return
 	}
 	fmt.Fprintf(w, "penstock: %v\n", err)
 }
 
-// look is how findings look on w.
-func look(w io.Writer) config.Look {
+// findingLook is how findings look on w.
+func findingLook(w io.Writer) config.Look {
 	style := present.Style(w)
 	return config.Look{Error: style.Red, Warning: style.Yellow, Caret: style.Red, Hint: style.Cyan}
 }
