@@ -2,11 +2,16 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/penstockdev/penstock/internal/supervisor"
 )
 
 // actor is a part of the process. It returns when its context ends, or when it
@@ -68,5 +73,65 @@ func signals(started func(os.Signal)) actor {
 			signal.Stop(ch)
 		}
 		return nil
+	}
+}
+
+// reloads reads the flow files again at every SIGHUP.
+func reloads(flows *supervisor.Supervisor, log *slog.Logger) actor {
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, syscall.SIGHUP)
+	return func(ctx context.Context) error {
+		defer signal.Stop(ch)
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ch:
+			}
+			notify(log, daemon.SdNotifyMonotonicUsec()+daemon.SdNotifyReloading)
+			// What is wrong with the files is logged by whoever reads them.
+			if _, err := flows.Reload(ctx); err != nil && ctx.Err() == nil {
+				log.Error("the flow files were not read again", slog.Any("error", err))
+			}
+			notify(log, daemon.SdNotifyReady)
+		}
+	}
+}
+
+// supervised tells systemd, where it is asked to, that the process is up, and, as long as it is
+// healthy, that it lives. Up means that the flows were started: a database that is
+// away is waited for, and is no reason to start the process again.
+func supervised(healthy func() error, log *slog.Logger) actor {
+	return func(ctx context.Context) error {
+		notify(log, daemon.SdNotifyReady)
+		var tick <-chan time.Time
+		every, err := daemon.SdWatchdogEnabled(false)
+		if err != nil {
+			log.Warn("systemd's watchdog", slog.Any("error", err))
+		}
+		if every > 0 {
+			ticker := time.NewTicker(every / 2)
+			defer ticker.Stop()
+			tick = ticker.C
+		}
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick:
+			}
+			if err := healthy(); err != nil {
+				log.Error("not healthy: systemd's watchdog is not answered", slog.Any("error", err))
+				continue
+			}
+			notify(log, daemon.SdNotifyWatchdog)
+		}
+	}
+}
+
+// notify tells systemd something; without systemd it does nothing.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd could not be told", slog.String("state", state), slog.Any("error", err))
 	}
 }
