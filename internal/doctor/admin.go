@@ -14,9 +14,6 @@ import (
 	"github.com/penstockdev/penstock/connect"
 )
 
-// DefaultAdmin is where flows without an admin section serve.
-const DefaultAdmin = "127.0.0.1:9464"
-
 // admin looks whether a server answers at the address, and whether it is one of ours.
 // None is not wrong: nothing need run.
 func admin(ctx context.Context, address string) connect.Check {

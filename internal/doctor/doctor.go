@@ -87,13 +87,16 @@ func Run(ctx context.Context, version string, files []File, timeout time.Duratio
 	machine.Wait()
 	addresses := map[string]bool{}
 	for i, f := range files {
-		if address := f.Flow.Admin.Address; address != "" && !addresses[address] {
-			addresses[address] = true
+		address := f.Flow.Admin.Address
+		if address != "" && address != config.AdminOff && !addresses[address] {
 			r.Flows[i].Services = append(r.Flows[i].Services, Service{Role: RoleAdmin, Checks: []connect.Check{admin(ctx, address)}})
+		}
+		if address != "" {
+			addresses[address] = true
 		}
 	}
 	if len(addresses) == 0 {
-		r.Machine = append(r.Machine, admin(ctx, DefaultAdmin))
+		r.Machine = append(r.Machine, admin(ctx, config.DefaultAdminAddress))
 	}
 	for _, f := range r.Flows {
 		for _, s := range f.Services {
