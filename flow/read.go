@@ -298,7 +298,38 @@ func (f *Flow) applySeeks(ctx context.Context, stop context.CancelFunc) bool {
 	return !halted
 }
 
-// committer tells the source what is durable. With a Checkpointer that is for
+// lookEvery is how often the ends of the log are asked for while nothing is read: else nobody
+// would see the lag grow of a flow that is paused, or whose target is away. Not a
+// whole number of seconds, to keep clear of what else happens each ten.
+var lookEvery = 10*time.Second + 111*time.Millisecond
+
+// lookAtEnds asks the source how far the log reaches by now. If it does not answer, the ends stay as
+// they were last seen.
+func (f *Flow) lookAtEnds(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lookEvery/2)
+	defer cancel()
+	log, err := f.cfg.Source.Open(ctx)
+	if err != nil {
+		f.log.Debug("asking for the ends of the log while nothing is read", slog.Any("error", err))
+		return
+	}
+	for i := range log.Partitions {
+		info := &log.Partitions[i]
+		f.mu.Lock()
+		p := f.parts[info.Partition]
+		f.mu.Unlock()
+		if p == nil {
+			continue
+		}
+		p.lane.mu.Lock()
+		if p.topicID == info.TopicID {
+			p.end = max(p.end, info.End)
+		}
+		p.lane.mu.Unlock()
+	}
+}
+
+// committer tells the source what is durable, and asks for the ends of the log. With a Checkpointer that is for
 // lag tools only: it is done seldom, and an error is logged and nothing more.
 // Without, it is the checkpoint.
 type committer struct {
@@ -337,10 +368,13 @@ func (c *committer) poke() {
 func (c *committer) run(ctx context.Context) {
 	timer := time.NewTimer(c.every)
 	defer timer.Stop()
-	failed := 0
+	look := time.NewTimer(lookEvery)
+	defer look.Stop()
+	looked, failed := time.Now(), 0
 	for {
 		select {
 		case <-c.wake:
+		case <-look.C:
 		case <-ctx.Done():
 			return
 		}
@@ -351,6 +385,13 @@ func (c *committer) run(ctx context.Context) {
 			c.poke() // there may be no next batch to tell them with
 		} else {
 			failed = 0
+		}
+		if now := time.Now(); now.Sub(looked) >= lookEvery {
+			looked = now
+			look.Reset(lookEvery)
+			if c.f.standing.Load() {
+				c.f.lookAtEnds(ctx)
+			}
 		}
 		timer.Reset(pause)
 		select {

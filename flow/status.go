@@ -43,7 +43,8 @@ type Status struct {
 type PartitionStatus struct {
 	Partition
 	Lane int
-	// Next is the committed position, End the end of the log as last seen.
+	// Next is the committed position, End the end of the log as last seen: some seconds
+	// ago at most while the flow is paused, or cannot write.
 	Next, End int64
 	// Behind is how long ago the last written record was made, by its own
 	// timestamp; 0 where there is no lag.

@@ -75,6 +75,8 @@ func TestAPausedFlowReadsNothingWritesWhatItHasAndKeepsItsPartitions(t *testing.
 	waitFor(t, paused)
 	at, begun := f.Status().Rows, source.begun.Load()
 	appendTo(log, 400, 4)
+	// The lag is seen to grow all the same.
+	waitFor(t, func() bool { s := f.Status(); return s.Lag() == 1400-at })
 	// A rebalance goes on: the other member gets half of them, and gives them back.
 	other := log.Source(flowtest.LogOptions{Topics: []string{"t"}, Group: "g"})
 	g, stopOther := run(t, flow.Config{Source: other, Sink: table.Sink(), Lanes: 1})
