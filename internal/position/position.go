@@ -126,6 +126,10 @@ func apply(ctx context.Context, cfg flow.Config, p *Plan) error {
 	if err := v.keeper.SetPositions(ctx, v.setup, positions); err != nil {
 		return fmt.Errorf("setting the positions of flow %s: %w", cfg.Name, err)
 	}
+	_, inGroup := cfg.Sink.(flow.GroupCheckpointer)
+	if r, ok := cfg.Source.(flow.Repositioner); ok && v.whole && !inGroup {
+		_ = r.SetPositions(ctx, v.setup, positions) // for lag tools only: without it they are right again when the flow has caught up
+	}
 	return nil
 }
 
