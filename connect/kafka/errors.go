@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -31,13 +32,14 @@ func (c *Connection) explain(doing string, err error, needs ...right) error {
 	if err == nil || flow.ClassOf(err) != flow.ClassUnknown {
 		return err
 	}
+	err = bare(err)
 	hint, class := c.diagnose(doing, err, needs)
 	if hint == notKafka {
 		err = errNotKafka
 	}
 	out := fmt.Errorf("kafka: %s (brokers %s): %w", doing, c.addresses(), err)
 	if hint != "" {
-		out = fmt.Errorf("kafka: %s (brokers %s): %w; %s", doing, c.addresses(), err, hint)
+		out = &explained{out, hint}
 	}
 	switch class {
 	case flow.ClassTransient:
@@ -48,6 +50,26 @@ func (c *Connection) explain(doing string, err error, needs ...right) error {
 	}
 	return out
 }
+
+// bare takes kadm's words off an error that a single broker has answered.
+func bare(err error) error {
+	if e, ok := errors.AsType[*kadm.ShardErrors](err); ok && len(e.Errs) == 1 {
+		err = e.Errs[0].Err
+	}
+	if e, ok := errors.AsType[*kadm.AuthError](err); ok {
+		err = e.Err
+	}
+	return err
+}
+
+// explained is an error that knows what to do next.
+type explained struct {
+	error
+	hint string
+}
+
+func (e *explained) Error() string { return e.error.Error() + "; " + e.hint }
+func (e *explained) Unwrap() error { return e.error }
 
 // What takes the place of kgo's words about the size of an answer.
 var errNotKafka = errors.New("what answers there is not a Kafka broker")
