@@ -15,8 +15,8 @@ import (
 // closing bounds how long connections are closed politely.
 const closing = 5 * time.Second
 
-// services asks the connectors of one flow. The source is opened beside its own checks: the
-// sink is told the cluster, and its columns.
+// services asks the connectors of one flow. The source is opened beside its own checks, for
+// the sink to be told the cluster.
 func services(ctx context.Context, f *config.Flow) []Service {
 	cfg, err := f.Build(slog.New(slog.DiscardHandler), nil)
 	if err != nil {
@@ -27,28 +27,31 @@ func services(ctx context.Context, f *config.Flow) []Service {
 		defer cancel()
 		shut(ctx, cfg)
 	}()
-	log, reached := open(ctx, f)
-	setup, err := config.Setup(cfg, log)
+	setup, err := config.Setup(cfg, nil)
 	if err != nil {
 		return []Service{{Role: connect.RoleDecode, Connector: name(f.Decode), Checks: []connect.Check{failure("columns", err, "")}}}
 	}
-
 	source := Service{Role: connect.RoleSource, Connector: name(f.Source)}
 	sink := Service{Role: connect.RoleSink, Connector: name(f.Sink)}
 	letters := Service{Role: connect.RoleDeadLetters, Connector: name(f.DeadLetters)}
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		if c, ok := cfg.Source.(connect.Checker); ok {
-			source.Checks = c.Check(ctx, setup)
-		} else {
-			source.Checks = []connect.Check{reached}
-		}
-	})
-	if c, ok := cfg.Sink.(connect.Checker); ok {
-		wg.Go(func() { sink.Checks = c.Check(ctx, setup) })
+	checker, checks := cfg.Source.(connect.Checker)
+	if checks {
+		wg.Go(func() { source.Checks = checker.Check(ctx, setup) })
 	}
-	if c, ok := cfg.DeadLetters.(connect.Checker); ok {
-		wg.Go(func() { letters.Checks = c.Check(ctx, setup) })
+	log, reached := open(ctx, f)
+	if !checks {
+		source.Checks = []connect.Check{reached}
+	}
+	if known, err := config.Setup(cfg, log); err != nil {
+		sink.Checks = []connect.Check{failure("columns", err, "")}
+	} else {
+		if c, ok := cfg.Sink.(connect.Checker); ok {
+			wg.Go(func() { sink.Checks = c.Check(ctx, known) })
+		}
+		if c, ok := cfg.DeadLetters.(connect.Checker); ok {
+			wg.Go(func() { letters.Checks = c.Check(ctx, known) })
+		}
 	}
 	wg.Wait()
 	out := []Service{source}
