@@ -150,7 +150,7 @@ func (p *penstockTable) check(t *table) error {
 	for i := range t.columns {
 		c := &t.columns[i]
 		known := slices.ContainsFunc(p.columns, func(o ownColumn) bool { return o.name == c.name && !o.filled })
-		if !known && c.notNull && !c.hasDefault && c.identity == "" && !c.generated {
+		if !known && c.notNull && !c.filled() {
 			wrong = append(wrong, fmt.Sprintf("column %s is NOT NULL without a default", quoteName(c.name)))
 		}
 	}

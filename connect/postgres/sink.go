@@ -106,7 +106,7 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 			return classify("look at the server", err)
 		}
 		s.facts = facts
-		if err := s.checkConnections(); err != nil {
+		if err := s.checkConnections(facts); err != nil {
 			return err
 		}
 		p, err := s.locate(ctx, c.pg, facts, setup)
@@ -189,18 +189,18 @@ func readFacts(ctx context.Context, pg *pgconn.PgConn) (serverFacts, error) {
 const minConnections = 2
 
 // allowed is how many connections this process may use.
-func (s *Sink) allowed() int {
-	return int(s.cfg.MaxConnectionShare * float64(s.facts.connections))
+func (s *Sink) allowed(f serverFacts) int {
+	return int(s.cfg.MaxConnectionShare * float64(f.connections))
 }
 
 // checkConnections refuses a limit that would keep the flow from ever writing.
-func (s *Sink) checkConnections() error {
-	if s.allowed() >= minConnections {
+func (s *Sink) checkConnections(f serverFacts) error {
+	if s.allowed(f) >= minConnections {
 		return nil
 	}
-	raise := strings.Replace(s.facts.raise, "%d", strconv.Itoa(int(math.Ceil(minConnections/s.cfg.MaxConnectionShare))), 1)
+	raise := strings.Replace(f.raise, "%d", strconv.Itoa(int(math.Ceil(minConnections/s.cfg.MaxConnectionShare))), 1)
 	return flow.Fatal(fmt.Errorf("a flow needs %d connections, one to write and one for the checkpoint, and max_connection_share %v of the %d that %s allows is less: %s or raise max_connection_share",
-		minConnections, s.cfg.MaxConnectionShare, s.facts.connections, s.facts.limit, raise))
+		minConnections, s.cfg.MaxConnectionShare, f.connections, f.limit, raise))
 }
 
 // StoresDeadLetters is always true: they go into the dead-letter table.
@@ -209,7 +209,7 @@ func (s *Sink) StoresDeadLetters() bool { return true }
 // MaxLanes is how many lanes the server's connections are enough for, one of
 // them being for the checkpoint.
 func (s *Sink) MaxLanes() int {
-	return max(1, s.allowed()-1) // 1 only before Open, which refuses less
+	return max(1, s.allowed(s.facts)-1) // 1 only before Open, which refuses less
 }
 
 // Removed is how many backends of predecessors that held a checkpoint row were

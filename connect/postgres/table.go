@@ -59,6 +59,7 @@ type tableColumn struct {
 type uniqueIndex struct {
 	oid     uint32
 	columns []string
+	primary bool
 	// usable for ON CONFLICT: valid, immediate, neither partial nor on expressions.
 	usable bool
 	// nondeterministic says that a collation of the index takes different texts as equal.
@@ -129,7 +130,7 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 	}
 	rows, err = query(ctx, pg, `
 		SELECT i.indexrelid::regclass, i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL, a.attname,
-			coalesce(NOT l.collisdeterministic, false), i.indexrelid::oid
+			coalesce(NOT l.collisdeterministic, false), i.indexrelid::oid, i.indisprimary
 		FROM pg_index i
 		CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n)
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -141,7 +142,7 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 	}
 	for _, r := range rows {
 		if n := len(t.indexes); n == 0 || t.indexes[n-1].name != string(r[0]) {
-			t.indexes = append(t.indexes, uniqueIndex{oid: parseOID(r[4]), name: string(r[0]), usable: isTrue(r[1])})
+			t.indexes = append(t.indexes, uniqueIndex{oid: parseOID(r[4]), name: string(r[0]), usable: isTrue(r[1]), primary: isTrue(r[5])})
 		}
 		ix := &t.indexes[len(t.indexes)-1]
 		ix.columns = append(ix.columns, string(r[2]))
@@ -150,68 +151,102 @@ func readTable(ctx context.Context, pg *pgconn.PgConn, name tableName) (*table, 
 	return t, nil
 }
 
+// fault is what keeps a flow from writing a table.
+type fault struct {
+	// column is the flow's or the table's column at fault; empty if it is the table.
+	column string
+	text   string
+	// mend says how; empty if the text does.
+	mend string
+}
+
+func (f *fault) Error() string {
+	if f.mend == "" {
+		return f.text
+	}
+	return f.text + ": " + f.mend
+}
+
+func faultf(column, mend, format string, args ...any) *fault {
+	return &fault{column: column, text: fmt.Sprintf(format, args...), mend: mend}
+}
+
 // check lists everything that keeps the flow from writing the fields into the
 // table, each with the SQL that would mend it.
 func (t *table) check(fields []flow.Field, mode string, key []string) error {
+	var errs []error
+	for _, f := range t.faults(fields, mode, key) {
+		errs = append(errs, f)
+	}
+	return errors.Join(errs...)
+}
+
+func (t *table) faults(fields []flow.Field, mode string, key []string) []*fault {
 	switch {
 	case t.kind == 'v' || t.kind == 'm':
-		return fmt.Errorf("%s is a view; give the table behind it", t.tableName)
+		return []*fault{faultf("", "", "%s is a view; give the table behind it", t.tableName)}
 	case t.kind == 'f':
-		return fmt.Errorf("%s is a foreign table: its rows and the flow's positions could not be committed together", t.tableName)
+		return []*fault{faultf("", "", "%s is a foreign table: its rows and the flow's positions could not be committed together", t.tableName)}
 	case t.kind != 'r' && t.kind != 'p':
-		return fmt.Errorf("%s is not a table", t.tableName)
+		return []*fault{faultf("", "", "%s is not a table", t.tableName)}
 	}
-	var errs []error
+	var faults []*fault
 	for i := range fields {
-		if err := t.checkField(&fields[i], mode, key); err != nil {
-			errs = append(errs, err)
+		if f := t.checkField(&fields[i], mode, key); f != nil {
+			faults = append(faults, f)
 		}
 	}
 	for i := range t.columns {
 		c := &t.columns[i]
-		if c.notNull && !c.hasDefault && c.identity == "" && !c.generated && !hasField(fields, c.name) {
-			errs = append(errs, fmt.Errorf("column %s is NOT NULL without a default, and the flow has no such column: decode it, or ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;",
-				quoteName(c.name), t.tableName, quoteName(c.name)))
+		if c.notNull && !c.filled() && !hasField(fields, c.name) {
+			faults = append(faults, faultf(c.name, fmt.Sprintf("decode it, or ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;", t.tableName, quoteName(c.name)),
+				"column %s is NOT NULL without a default, and the flow has no such column", quoteName(c.name)))
 		}
 	}
 	if mode != ModeAppend {
-		errs = append(errs, t.checkKey(fields, mode, key))
+		if f := t.checkKey(fields, mode, key); f != nil {
+			faults = append(faults, f)
+		}
 	}
-	return errors.Join(errs...)
+	return faults
 }
+
+// filled says that the database fills the column by itself.
+func (c *tableColumn) filled() bool { return c.hasDefault || c.identity != "" || c.generated }
 
 func hasField(fields []flow.Field, name string) bool {
 	return slices.ContainsFunc(fields, func(f flow.Field) bool { return f.Name == name })
 }
 
-func (t *table) checkField(f *flow.Field, mode string, key []string) error {
+func (t *table) checkField(f *flow.Field, mode string, key []string) *fault {
+	name := quoteName(f.Name)
 	c := t.column(f.Name)
 	if c == nil {
 		for i := range t.columns {
 			if strings.EqualFold(t.columns[i].name, f.Name) {
-				return fmt.Errorf("there is no column %s, but one that is called %s: write the name like that", quoteName(f.Name), t.columns[i].name)
+				return faultf(f.Name, "write the name like that", "there is no column %s, but one that is called %s", name, t.columns[i].name)
 			}
 		}
 		typ, err := ddlType(f)
 		if err != nil {
-			return err
+			return faultf(f.Name, "", "%v", err)
 		}
-		return fmt.Errorf("there is no column %s: ALTER TABLE %s ADD COLUMN %s %s;", quoteName(f.Name), t.tableName, quoteName(f.Name), typ)
+		return faultf(f.Name, fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s %s;", t.tableName, name, typ), "there is no column %s", name)
 	}
 	if c.generated {
-		return fmt.Errorf("column %s is generated and cannot be written: leave it out of the flow's columns", quoteName(f.Name))
+		return faultf(f.Name, "leave it out of the flow's columns", "column %s is generated and cannot be written", name)
 	}
 	if c.identity == "a" && mode == ModeUpsert && !slices.Contains(key, f.Name) {
-		return fmt.Errorf("column %s is GENERATED ALWAYS AS IDENTITY and cannot be updated: leave it out of the flow's columns, or ALTER TABLE %s ALTER COLUMN %s SET GENERATED BY DEFAULT;",
-			quoteName(f.Name), t.tableName, quoteName(f.Name))
+		return faultf(f.Name, fmt.Sprintf("leave it out of the flow's columns, or ALTER TABLE %s ALTER COLUMN %s SET GENERATED BY DEFAULT;", t.tableName, name),
+			"column %s is GENERATED ALWAYS AS IDENTITY and cannot be updated", name)
 	}
 	if _, err := newColumn(0, f, c); err != nil {
-		typ, derr := ddlType(f)
-		if derr != nil {
-			return derr
+		typ, err := ddlType(f)
+		if err != nil {
+			return faultf(f.Name, "", "%v", err)
 		}
-		return fmt.Errorf("column %s is %s, and the flow has %s, which cannot be written into it: decode it as %s, or ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s;",
-			quoteName(f.Name), c.typ, f.Type, c.typ, t.tableName, quoteName(f.Name), typ, quoteName(f.Name), typ)
+		return faultf(f.Name, fmt.Sprintf("decode it as %s, or ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s;", c.typ, t.tableName, name, typ, name, typ),
+			"column %s is %s, and the flow has %s, which cannot be written into it", name, c.typ, f.Type)
 	}
 	return nil
 }
@@ -234,14 +269,14 @@ func (c *tableColumn) loose(mode string) string {
 	return ""
 }
 
-func (t *table) checkKey(fields []flow.Field, mode string, key []string) error {
+func (t *table) checkKey(fields []flow.Field, mode string, key []string) *fault {
 	for _, k := range key {
 		if !hasField(fields, k) {
-			return fmt.Errorf("key column %s is not among the flow's columns: decode it", quoteName(k))
+			return faultf(k, "decode it", "key column %s is not among the flow's columns", quoteName(k))
 		}
 		if c := t.column(k); c != nil {
 			if loose := c.loose(mode); loose != "" {
-				return fmt.Errorf("key column %s %s; %s", quoteName(k), loose, exactKey)
+				return faultf(k, "", "key column %s %s; %s", quoteName(k), loose, exactKey)
 			}
 		}
 	}
@@ -255,7 +290,7 @@ func (t *table) checkKey(fields []flow.Field, mode string, key []string) error {
 		}
 		if ix.usable {
 			if ix.nondeterministic {
-				return fmt.Errorf("the unique index %s has a non-deterministic collation, to which different texts are equal; %s", ix.name, exactKey)
+				return faultf("", "", "the unique index %s has a non-deterministic collation, to which different texts are equal; %s", ix.name, exactKey)
 			}
 			found = true
 			continue
@@ -265,7 +300,7 @@ func (t *table) checkKey(fields []flow.Field, mode string, key []string) error {
 	if found {
 		return nil
 	}
-	return fmt.Errorf("mode %s needs a unique index on exactly the key%s: CREATE UNIQUE INDEX ON %s (%s);", mode, near, t.tableName, quoteNames(key))
+	return faultf("", fmt.Sprintf("CREATE UNIQUE INDEX ON %s (%s);", t.tableName, quoteNames(key)), "mode %s needs a unique index on exactly the key%s", mode, near)
 }
 
 var fieldTypes = regexp.MustCompile(`^(text|int2|int4|int8|float4|float8|numeric(\([0-9]{1,4}(,-?[0-9]{1,4})?\))?|bool|timestamptz|timestamp|date|uuid|bytea|json|jsonb)(\[\])?$`)

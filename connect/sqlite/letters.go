@@ -88,9 +88,10 @@ func (s *Sink) prepareLetters(ctx context.Context, c *conn, cols []tableColumn) 
 // Letters implements flow.LetterLog. It holds a page of letters at a time.
 func (s *Sink) Letters(ctx context.Context, setup flow.Setup, fn func(*flow.Letter) error) error {
 	_, err := s.withLetters(ctx, func(c *conn) error {
+		// The + keeps SQLite from sorting all letters of the flow for every page.
 		q, err := c.prepare(fmt.Sprintf(`SELECT id, EXISTS (SELECT 1 FROM %[1]s c WHERE %[2]s AND c.id < l.id),
 	flow, cluster_id, topic, topic_id, partition, "offset", timestamp, "key", value, headers, stage, class, column_name, message, created_at, job
-	FROM %[1]s l WHERE flow = ?1 AND id > ?2 ORDER BY id LIMIT %[3]d`, quote(s.cfg.DeadLetterTable), sameLetter, letterPage))
+	FROM %[1]s l WHERE +l.flow = ?1 AND id > ?2 ORDER BY id LIMIT %[3]d`, quote(s.cfg.DeadLetterTable), sameLetter, letterPage))
 		if err != nil {
 			return err
 		}
