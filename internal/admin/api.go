@@ -122,11 +122,13 @@ type Position struct {
 	Partition int32  `json:"partition"`
 	// Offset is the next to write; null where the flow has no position yet.
 	Offset *int64 `json:"offset"`
-	// Begin and End are what the log holds.
-	Begin int64 `json:"begin"`
-	End   int64 `json:"end"`
-	// LagRecords are between Offset and End.
+	// Begin and End are what the log holds; null where the partition is not in it any more.
+	Begin *int64 `json:"begin"`
+	End   *int64 `json:"end"`
+	// LagRecords are not written yet, and still in the log.
 	LagRecords int64 `json:"lag_records"`
+	// Note says what is wrong with the position.
+	Note string `json:"note,omitempty"`
 }
 
 // PositionRequest is the body of PUT /v1/flows/{flow}/position.
@@ -150,6 +152,8 @@ type Plan struct {
 	Skipped int64 `json:"records_skipped"`
 	// Consequence says in a sentence what that does to the target.
 	Consequence string `json:"consequence"`
+	// Members are the processes that run the flow; while there are any, it cannot be applied.
+	Members []string `json:"members"`
 }
 
 // Move is how the position of one partition changes.
@@ -157,10 +161,13 @@ type Move struct {
 	Topic     string `json:"topic"`
 	Partition int32  `json:"partition"`
 	// From is null where the flow has no position yet.
-	From    *int64 `json:"from"`
-	To      int64  `json:"to"`
-	Again   int64  `json:"records_again"`
-	Skipped int64  `json:"records_skipped"`
+	From *int64 `json:"from"`
+	To   int64  `json:"to"`
+	// Begin and End are what the log holds.
+	Begin   int64 `json:"begin"`
+	End     int64 `json:"end"`
+	Again   int64 `json:"records_again"`
+	Skipped int64 `json:"records_skipped"`
 	// Consequence says it in a sentence.
 	Consequence string `json:"consequence"`
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/penstockdev/penstock/internal/position"
 	"github.com/penstockdev/penstock/internal/supervisor"
 )
 
@@ -39,10 +40,12 @@ func problemOf(what string, err error) *Problem {
 	p := &Problem{Type: "about:blank", Title: what, Status: http.StatusInternalServerError, Detail: err.Error()}
 	var refused *badRequest
 	var large *http.MaxBytesError
+	var running *position.RunningError
+	var moved *position.MovedError
 	switch {
 	case errors.Is(err, supervisor.ErrNoFlow):
 		p.Title, p.Status = "no such flow", http.StatusNotFound
-	case errors.Is(err, supervisor.ErrState):
+	case errors.Is(err, supervisor.ErrState), errors.As(err, &running), errors.As(err, &moved):
 		p.Title, p.Status = "not in this state", http.StatusConflict
 	case errors.As(err, &large):
 		p.Title, p.Status = "the body is too large", http.StatusRequestEntityTooLarge

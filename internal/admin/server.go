@@ -8,13 +8,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	runtimepprof "runtime/pprof"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/penstockdev/penstock/config"
-//W	"github.com/penstockdev/penstock/internal/position"
+	"github.com/penstockdev/penstock/internal/position"
 	"github.com/penstockdev/penstock/internal/supervisor"
 	"github.com/penstockdev/penstock/internal/tap"
 	"github.com/penstockdev/penstock/telemetry"
@@ -40,14 +41,14 @@ type Flows interface {
 	Resume(name string) error
 	Stop(ctx context.Context, name string) error
 	Start(ctx context.Context, name string) error
-//W	Positions(ctx context.Context, name string) ([]position.Position, error)
-//W	SetPositions(ctx context.Context, name string, target position.Target, apply bool) (*position.Plan, error)
+	Positions(ctx context.Context, name string) ([]position.Position, error)
+	SetPositions(ctx context.Context, name string, target position.Target, apply bool) (*position.Plan, error)
 	Tap(ctx context.Context, name string, o tap.Options, fn func(*tap.Record) error) error
 	Reload(ctx context.Context) (supervisor.ReloadReport, error)
 	Healthy() error
 }
 
-//Wvar _ Flows = (*supervisor.Supervisor)(nil)
+var _ Flows = (*supervisor.Supervisor)(nil)
 
 // Config configures a Server.
 type Config struct {
@@ -114,8 +115,8 @@ func (s *Server) routes() []route {
 		{"POST", "/v1/flows/{flow}/resume", levelAPI, s.act("resume", func(_ context.Context, name string) error { return s.flows.Resume(name) })},
 		{"POST", "/v1/flows/{flow}/stop", levelAPI, s.act("stop", s.flows.Stop)},
 		{"POST", "/v1/flows/{flow}/start", levelAPI, s.act("start", s.flows.Start)},
-//W		{"GET", "/v1/flows/{flow}/position", levelAPI, s.positions},
-//W		{"PUT", "/v1/flows/{flow}/position", levelAPI, s.setPositions},
+		{"GET", "/v1/flows/{flow}/position", levelAPI, s.positions},
+		{"PUT", "/v1/flows/{flow}/position", levelAPI, s.setPositions},
 		{"GET", "/v1/flows/{flow}/tap", levelAPI, s.tap},
 		{"POST", "/v1/reload", levelAPI, s.reload},
 		// Not cmdline, which shows what --set was given.
@@ -131,7 +132,12 @@ func profile(w http.ResponseWriter, r *http.Request) {
 	case "trace":
 		pprof.Trace(w, r)
 	default:
-		pprof.Handler(r.PathValue("profile")).ServeHTTP(w, r)
+		name := r.PathValue("profile")
+		if runtimepprof.Lookup(name) == nil {
+			writeProblem(w, http.StatusNotFound, "no such profile", fmt.Sprintf("there is no profile %q; /debug/pprof/ lists what there is", name))
+			return
+		}
+		pprof.Handler(name).ServeHTTP(w, r)
 	}
 }
 
@@ -190,7 +196,7 @@ func (s *Server) Start(ctx context.Context) error {
 	s.started, s.listener = true, l
 	s.done.Go(func() {
 		serve := s.http.Serve
-		if s.http.TLSConfig != nil {
+		if s.guard.tls != nil {
 			serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
 		}
 		if err := serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
@@ -216,7 +222,7 @@ func (s *Server) URL() string {
 	switch address := s.Address(); {
 	case address == "":
 		return ""
-	case s.http.TLSConfig != nil:
+	case s.guard.tls != nil:
 		return "https://" + address
 	default:
 		return "http://" + address
