@@ -167,3 +167,28 @@ func (w *world) await(name, what string, is func(*admin.Flow) bool) *admin.Flow 
 func records(n int64) func(*admin.Flow) bool {
 	return func(f *admin.Flow) bool { return f.Records == n && f.State == "running" }
 }
+
+// keepProducing produces until the function is called that it returns, which says how many.
+func (w *world) keepProducing(topic string) func() int64 {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	var running sync.WaitGroup
+	var n int64
+	running.Go(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				w.produce(topic, 2)
+				n += 2
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() int64 {
+		cancel()
+		running.Wait()
+		return n
+	}
+}
