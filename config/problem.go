@@ -139,8 +139,8 @@ func (p *Problem) Styled(l Look) string {
 		}
 		fmt.Fprintf(&b, "  %s | %s\n", strings.Repeat(" ", len(number)), string(pad)+l.Caret("^"))
 	}
-	if p.Hint != "" {
-		fmt.Fprintf(&b, "    %s\n", l.Hint(visible(p.Hint)))
+	for hint := range strings.Lines(p.Hint) { // a statement of SQL has several
+		fmt.Fprintf(&b, "    %s\n", l.Hint(visible(strings.TrimSuffix(hint, "\n"))))
 	}
 	return b.String()
 }

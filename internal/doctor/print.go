@@ -35,11 +35,20 @@ func (r *Report) Table(w io.Writer) error {
 }
 
 func checks(w io.Writer, all []connect.Check, style present.Styles) error {
+	const widest = 40 // of what was looked at, beside what was found
 	rows := make([][]string, 0, len(all))
 	for _, c := range all {
-		rows = append(rows, []string{"  ", string(c.Status), c.What, c.Found})
-		if c.Next != "" {
-			rows = append(rows, []string{"", "", "", "→ " + c.Next})
+		if present.Width(c.What) > widest {
+			// One long name does not push all else to the right: the width of a table's last
+			// cell in a row is nobody's.
+			rows = append(rows, []string{"  ", string(c.Status), c.What}, []string{"", "", "", c.Found})
+		} else {
+			rows = append(rows, []string{"  ", string(c.Status), c.What, c.Found})
+		}
+		arrow := "→ "
+		for l := range strings.Lines(c.Next) {
+			rows = append(rows, []string{"", "", "", arrow + strings.TrimRight(l, "\n")})
+			arrow = "  "
 		}
 	}
 	return present.Table(w, nil, rows, func(_, column int, cell string) string {
@@ -50,7 +59,7 @@ func checks(w io.Writer, all []connect.Check, style present.Styles) error {
 			return style.Yellow(cell)
 		case column == 1 && cell == string(connect.CheckOK):
 			return style.Green(cell)
-		case column == 3 && strings.HasPrefix(cell, "→ "):
+		case column == 3 && (strings.HasPrefix(cell, "→ ") || strings.HasPrefix(cell, "  ")):
 			return style.Cyan(cell)
 		}
 		return cell

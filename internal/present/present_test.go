@@ -16,9 +16,19 @@ func TestTableAlignsByWhatATerminalShows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "NAME  N\na     10\n日本  2   x\ne\u0301\n"
+	want := "NAME  N\na     10\n日本  2  x\ne\u0301\n"
 	if b.String() != want {
 		t.Errorf("got\n%q, want\n%q", b.String(), want)
+	}
+}
+
+func TestALongLastCellMovesNothing(t *testing.T) {
+	var b bytes.Buffer
+	if err := present.Table(&b, nil, [][]string{{"a", "long enough"}, {"b", "c", "d"}, {"e", "longer", ""}}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "a  long enough\nb  c       d\ne  longer\n"; b.String() != want {
+		t.Errorf("got %q, want %q", b.String(), want)
 	}
 }
 

@@ -14,14 +14,15 @@ import (
 type Paint func(row, column int, cell string) string
 
 // Table writes rows below a header as aligned columns without borders. A nil header is
-// left out; a row may be shorter or longer than the header. Every cell is one line: see Line.
+// left out; a row may be shorter or longer than the header, and its last cell does not
+// widen its column for others to its right. Every cell is one line: see Line.
 func Table(w io.Writer, header []string, rows [][]string, paint ...Paint) error {
 	first := 0
 	if header != nil {
 		rows = append([][]string{header}, rows...)
 		first = -1
 	}
-	var widths []int
+	var widths []int // of the columns, last cells of rows left out
 	lines := make([][]string, len(rows))
 	for i, row := range rows {
 		for j, cell := range row {
@@ -30,7 +31,9 @@ func Table(w io.Writer, header []string, rows [][]string, paint ...Paint) error 
 			if j == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[j] = max(widths[j], Width(cell))
+			if j < len(row)-1 {
+				widths[j] = max(widths[j], Width(cell))
+			}
 		}
 	}
 	var b strings.Builder
