@@ -54,7 +54,8 @@ penstock help exit-codes. Completion for your shell: penstock completion --help.
 	}
 	root.PersistentFlags().StringVar(&color, "color", "auto", "auto (on a terminal, unless NO_COLOR is set), always or never")
 	completeFlag(root, "color", "auto", "always", "never")
-	root.AddCommand(newRun(), newLint(), newList(), newExplain(), newSchema(), newVersion(), newDemo(), newDev(), newInit(), newTest(), newDoctor(), newDLQ(), newExitCodes())
+	root.AddCommand(newRun(), newLint(), newList(), newExplain(), newSchema(), newVersion(), newDemo(), newDev(), newInit(), newTest(), newDoctor(), newDLQ(), newExitCodes(),
+		newFlows(), newTop(), newTap(), newPause(), newResume(), newStop(), newStart(), newReload(), newPosition())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	for _, g := range groups {
