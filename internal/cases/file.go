@@ -75,12 +75,12 @@ const (
 )
 
 // UnmarshalYAML takes a mapping of columns, or a text.
-func (r *Row) UnmarshalYAML(text []byte) error {
-	if err := yaml.Unmarshal(text, &r.Columns); err == nil {
+func (r *Row) UnmarshalYAML(unmarshal func(any) error) error {
+	if err := unmarshal(&r.Columns); err == nil {
 		return nil
 	}
 	r.Columns = nil
-	return yaml.Unmarshal(text, &r.Record)
+	return unmarshal(&r.Record)
 }
 
 // DeadLetter is a record that is not written, and why. What is not said is not compared.

@@ -21,8 +21,11 @@ const (
 	Guessed Sure = "a guess"
 )
 
-// many is how many values make a proposal sure.
-const many = 100
+// many is how many values make a proposal sure, few how many make one at all.
+const (
+	many = 100
+	few  = 20
+)
 
 // Column is a proposed column.
 type Column struct {
@@ -96,7 +99,7 @@ func (s *shape) guess(name string) (typ, format string, sure Sure, why string) {
 	case s.objects == n:
 		return "jsonb", "", Certain, "objects"
 	case s.arrays == n:
-		return s.array()
+		return s.arrayType()
 	case s.bools == n:
 		return "bool", "", Certain, ""
 	case s.whole == n:
@@ -104,6 +107,8 @@ func (s *shape) guess(name string) (typ, format string, sure Sure, why string) {
 			return "timestamptz", unit, Likely, "whole numbers that are times, by their size and name"
 		}
 		return "int8", "", Certain, ""
+	case s.numbers == n && s.exact == n && s.fixed == n && s.places <= 4 && n >= few:
+		return "numeric", "", Likely, fmt.Sprintf("always %d digits after the point, like money", s.places)
 	case s.numbers == n && s.exact == n:
 		return "float8", "", Certain, ""
 	case s.numbers == n:
@@ -113,7 +118,32 @@ func (s *shape) guess(name string) (typ, format string, sure Sure, why string) {
 	case s.numbers+s.numberTexts == n:
 		return "numeric", "string", Guessed, fmt.Sprintf("numbers, and %d of %d in strings", s.numberTexts, n)
 	}
+	if typ, format, why := s.majority(); typ != "" {
+		return typ, format, Guessed, why
+	}
 	return "jsonb", "", Guessed, fmt.Sprintf("of several kinds: %s", s.kinds())
+}
+
+// majority is the type of nearly all values, where there are enough to tell that the
+// others are mistakes.
+func (s *shape) majority() (typ, format, why string) {
+	n := s.present()
+	if n < few {
+		return "", "", ""
+	}
+	most := shape{seen: n, example: s.example, smallest: s.smallest, largest: s.largest, places: s.places}
+	switch allowed := n / 20; {
+	case n-s.numbers <= allowed:
+		most.seen, most.numbers, most.whole, most.exact, most.fixed = s.numbers, s.numbers, s.whole, s.exact, s.fixed
+	case n-s.texts <= allowed:
+		most.seen, most.texts, most.times, most.zones, most.dates, most.uuids = s.texts, s.texts, s.times, s.zones, s.dates, s.uuids
+	case n-s.bools <= allowed:
+		most.seen, most.bools = s.bools, s.bools
+	default:
+		return "", "", ""
+	}
+	typ, format, _, _ = most.guess("")
+	return typ, format, fmt.Sprintf("%d of %d are of another kind (%s), and would become dead letters", n-most.seen, n, s.kinds())
 }
 
 func (s *shape) textType() (typ, format string, sure Sure, why string) {
@@ -136,8 +166,8 @@ func (s *shape) textType() (typ, format string, sure Sure, why string) {
 	return "text", "", Certain, ""
 }
 
-// array is the type of arrays of one scalar type; others are jsonb.
-func (s *shape) array() (typ, format string, sure Sure, why string) {
+// arrayType is the type of arrays of one scalar type; others are jsonb.
+func (s *shape) arrayType() (typ, format string, sure Sure, why string) {
 	e := s.elems
 	if e.present() == 0 {
 		return "jsonb", "", Guessed, "always empty arrays"

@@ -188,9 +188,9 @@ func (p *Proposal) noteKey(records []Record, keys []string) {
 	p.Notes = append(p.Notes, "the records have keys that are no field of theirs; a column {type: text, from: key} would keep them")
 }
 
-// keyIs says whether the field of that name is the key in all records that have one.
+// keyIs says whether the field of that name is the key, in nearly all records that have one.
 func (p *Proposal) keyIs(records []Record, field string) bool {
-	compared := 0
+	compared, same := 0, 0
 	for i := range records {
 		r := &records[i]
 		var doc map[string]json.RawMessage
@@ -201,12 +201,12 @@ func (p *Proposal) keyIs(records []Record, field string) bool {
 		if json.Unmarshal(doc[field], &s) != nil {
 			s = string(doc[field])
 		}
-		if s != string(r.Key) {
-			return false
+		if s == string(r.Key) {
+			same++
 		}
 		compared++
 	}
-	return compared > 0
+	return compared > 0 && same*20 >= compared*19
 }
 
 func (p *Proposal) noteFit(t *connect.Table) {

@@ -108,6 +108,9 @@ func TestDocumentsThatDisagree(t *testing.T) {
 		"whole and not":           {[]string{`{"a": 1}`, `{"a": 1.5}`}, "float8", Likely},
 		"numbers also in strings": {[]string{`{"a": 1}`, `{"a": "2"}`}, "numeric", Guessed},
 		"a time and no time":      {[]string{`{"a": "2026-01-31T12:00:00Z"}`, `{"a": "soon"}`}, "text", Likely},
+		"always two places":       {repeated(100, `{"a": 12.50}`), "numeric", Likely},
+		"a mistake among many":    {append(repeated(100, `{"a": 1}`), `{"a": "oops"}`), "int8", Guessed},
+		"a mistake among few":     {append(repeated(10, `{"a": 1}`), `{"a": "oops"}`), "jsonb", Guessed},
 		"a number and an object":  {[]string{`{"a": 1}`, `{"a": {"b": 1}}`}, "jsonb", Guessed},
 	} {
 		root := &shape{}

@@ -3,10 +3,8 @@ package propose
 import (
 	"bytes"
 	"encoding/json"
-	"io"
 	"math"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,6 +20,7 @@ type shape struct {
 	bools, numbers, texts, objects, arrays  int
 	whole, exact                            int // of numbers: integers of 64 bits; numbers that a float64 holds exactly as written
 	smallest, largest                       int64
+	places, fixed                           int // of the first number; numbers with as many digits after the point
 	times, dates, uuids, numberTexts, zeros int // of texts; zeros: with U+0000, which PostgreSQL's text has not
 	zones                                   int // of times: with a zone
 	example                                 string
@@ -47,84 +46,69 @@ func (s *shape) child(name string) *shape {
 	return c
 }
 
-// document reads one value of JSON, and returns false for anything else.
+// document reads one value of JSON, and returns false for anything else. Children are in
+// the order of the document.
 func (s *shape) document(text []byte) bool {
+	if !json.Valid(text) {
+		return false
+	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
-	var v any
-	if d.Decode(&v) != nil {
-		return false
-	}
-	if _, err := d.Token(); err != io.EOF { //nolint:errorlint // Token returns it as it is
-		return false
-	}
-	// A map has no order; a second pass over the tokens finds that of the keys.
-	s.order(json.NewDecoder(bytes.NewReader(text)))
-	s.value(v)
+	s.value(d)
 	return true
 }
 
-// order makes the children of the top level in the order of the document.
-func (s *shape) order(d *json.Decoder) {
-	depth := 0
-	isKey := false
-	for {
-		t, err := d.Token()
-		if err != nil {
-			return
-		}
-		switch t := t.(type) {
-		case json.Delim:
-			if t == '{' || t == '[' {
-				depth++
-				isKey = depth == 1 && t == '{'
-				continue
-			}
-			depth--
-		case string:
-			if depth == 1 && isKey {
-				s.child(t)
-				isKey = false
-				continue
-			}
-		}
-		isKey = depth == 1
+// value takes the next value of a valid document. A nil shape takes one that is not looked at.
+func (s *shape) value(d *json.Decoder) {
+	t, err := d.Token()
+	if err != nil {
+		return // of a number that is out of all range: it is valid JSON
 	}
-}
-
-func (s *shape) value(v any) {
+	if s == nil {
+		s = &shape{}
+	}
 	s.seen++
-	switch v := v.(type) {
+	switch t := t.(type) {
 	case nil:
 		s.nulls++
 	case bool:
 		s.bools++
-		s.show(strconv.FormatBool(v))
+		s.show(strconv.FormatBool(t))
 	case json.Number:
-		s.number(v.String())
+		s.number(t.String())
 	case string:
-		s.text(v)
-	case []any:
-		s.arrays++
-		if s.elems == nil {
-			s.elems = &shape{}
-		}
-		for _, e := range v {
-			s.elems.value(e)
-		}
-	case map[string]any:
-		s.objects++
-		names := make([]string, 0, len(v))
-		for name := range v {
-			names = append(names, name)
-		}
-		slices.Sort(names)
-		for _, name := range names {
-			if c := s.child(name); c != nil {
-				c.value(v[name])
-			}
+		s.text(t)
+	case json.Delim:
+		if t == '[' {
+			s.array(d)
+		} else {
+			s.object(d)
 		}
 	}
+}
+
+func (s *shape) array(d *json.Decoder) {
+	s.arrays++
+	if s.elems == nil {
+		s.elems = &shape{}
+	}
+	for d.More() {
+		s.elems.value(d)
+	}
+	_, _ = d.Token() // the bracket: the document is valid
+}
+
+func (s *shape) object(d *json.Decoder) {
+	s.objects++
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return
+		}
+		text, _ := name.(string) // what else could it be
+		s.child(text).value(d)
+	}
+	_, _ = d.Token() // the brace: the document is valid
 }
 
 func (s *shape) show(text string) {
@@ -145,6 +129,13 @@ func (s *shape) show(text string) {
 func (s *shape) number(text string) {
 	s.numbers++
 	s.show(text)
+	_, after, _ := strings.Cut(text, ".")
+	if s.numbers == 1 {
+		s.places = len(after)
+	}
+	if len(after) == s.places && !strings.ContainsAny(text, "eE") {
+		s.fixed++
+	}
 	if f, err := strconv.ParseFloat(text, 64); err == nil && digits(text) <= 15 && !math.IsInf(f, 0) {
 		s.exact++
 	}
