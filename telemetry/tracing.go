@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -30,14 +29,18 @@ type Tracing struct {
 // NewTracing makes what the environment asks for by OpenTelemetry's own variables; nil if it
 // asks for nothing. Traces are on where OTEL_TRACES_EXPORTER is otlp, or where an endpoint is
 // set and the exporter is not; OTEL_SDK_DISABLED=true ends it all. The SDK reads the other
-// variables (sampler, limits, resource, headers, certificates) itself. A value that it
-// would not honour is an error. A collector that is away never holds a flow up: spans that do not
+// variables (sampler, limits, resource, queue) itself. A value that would not be honoured
+// is an error. A collector that is away never holds a flow up: spans that do not
 // fit into the queue are dropped. Version is Penstock's own.
 func NewTracing(ctx context.Context, version string, log *slog.Logger) (*Tracing, error) {
 	if wanted, err := tracesWanted(); err != nil || !wanted {
 		return nil, err
 	}
-	exporter, err := otlptracehttp.New(ctx)
+	client, err := newOTLPClient()
+	if err != nil {
+		return nil, err
+	}
+	exporter, err := otlptrace.New(ctx, client)
 	if err != nil {
 		return nil, fmt.Errorf("traces: %w", err)
 	}
@@ -79,35 +82,22 @@ const (
 	envSamplerOf = "OTEL_TRACES_SAMPLER_ARG"
 )
 
-// For each, the variable of traces comes before the one of all signals.
-var (
-	envEndpoints = []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"}
-	envProtocols = []string{"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"}
-)
-
 func tracesWanted() (bool, error) {
 	if strings.EqualFold(strings.TrimSpace(os.Getenv("OTEL_SDK_DISABLED")), "true") {
 		return false, nil
 	}
-	endpointName, endpoint := firstSet(envEndpoints)
 	switch exporter := os.Getenv(envExporter); exporter {
 	case "none":
 		return false, nil
 	case "":
-		if endpoint == "" {
+		if _, endpoint := otlpVariable("ENDPOINT"); endpoint == "" {
 			return false, nil
 		}
 	case "otlp":
 	default:
 		return false, fmt.Errorf("%s=%s: traces can be sent by otlp only; set it to otlp, or to none for no traces", envExporter, exporter)
 	}
-	if endpoint != "" {
-		if u, err := url.Parse(endpoint); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			// Not the value: it may hold a password.
-			return false, fmt.Errorf("%s is no URL of a collector; want one like http://127.0.0.1:4318", endpointName)
-		}
-	}
-	if name, protocol := firstSet(envProtocols); protocol != "" && protocol != "http/protobuf" {
+	if name, protocol := otlpVariable("PROTOCOL"); protocol != "" && protocol != "http/protobuf" {
 		return false, fmt.Errorf("%s=%s: traces can be sent by http/protobuf only, which a collector takes on port 4318 (4317 is for grpc); "+
 			"set it to http/protobuf, and the endpoint to that port", name, protocol)
 	}

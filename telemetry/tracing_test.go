@@ -260,7 +260,7 @@ func TestTracesAreOffUnlessAskedFor(t *testing.T) {
 	}
 }
 
-func TestWhatTheSDKWouldNotHonourIsRefused(t *testing.T) {
+func TestWhatWouldNotBeHonouredIsRefused(t *testing.T) {
 	for _, tt := range []struct {
 		vars []string
 		want string
@@ -269,12 +269,19 @@ func TestWhatTheSDKWouldNotHonourIsRefused(t *testing.T) {
 		{[]string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc: traces can be sent by http/protobuf only"},
 		{[]string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/json", "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/json"},
 		{[]string{"OTEL_EXPORTER_OTLP_ENDPOINT=collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT is no URL"},
+		{[]string{"OTEL_EXPORTER_OTLP_ENDPOINT=grpc://u:secret@c:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT is no URL"},
+		{[]string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_COMPRESSION=zstd"}, "OTEL_EXPORTER_OTLP_COMPRESSION=zstd is no compression; want gzip or none"},
+		{[]string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_TIMEOUT=10s"}, "OTEL_EXPORTER_OTLP_TIMEOUT=10s is no time; want milliseconds"},
+		{[]string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_HEADERS=secret"}, "OTEL_EXPORTER_OTLP_HEADERS: want key=value"},
+		{[]string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_CERTIFICATE=/nowhere/ca.pem"}, "OTEL_EXPORTER_OTLP_CERTIFICATE: open /nowhere/ca.pem"},
+		{[]string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE=/nowhere/me.pem"}, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and its key"},
 		{[]string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_TRACES_SAMPLER=sometimes"}, "OTEL_TRACES_SAMPLER=sometimes is no sampler; want one of always_on"},
 		{[]string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_TRACES_SAMPLER=traceidratio", "OTEL_TRACES_SAMPLER_ARG=10"}, "OTEL_TRACES_SAMPLER_ARG=10 is no share"},
 		{[]string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_RESOURCE_ATTRIBUTES=team"}, "OTEL_RESOURCE_ATTRIBUTES"},
 	} {
 		otelEnv(t, tt.vars...)
-		if _, err := NewTracing(t.Context(), "v1", slog.Default()); err == nil || !strings.Contains(err.Error(), tt.want) {
+		_, err := NewTracing(t.Context(), "v1", slog.Default())
+		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%v: %v, want %q", tt.vars, err, tt.want)
 		}
 	}
