@@ -173,6 +173,8 @@ func advice(f *admin.Flow) string {
 		lines = append(lines, present.Line(f.Reason))
 	}
 	switch {
+	case f.State == "starting" && !f.Ready:
+		lines = append(lines, "if it stays so, what is wrong with its services: penstock doctor "+f.File)
 	case f.State == "retrying":
 		lines = append(lines, "it is tried again by itself; what is wrong with its services: penstock doctor "+f.File)
 	case f.State == "waiting":

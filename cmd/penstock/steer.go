@@ -358,7 +358,7 @@ func writePlan(w io.Writer, p *admin.Plan) error {
 	}
 	fmt.Fprintf(w, "\n%s\n", p.Consequence)
 	if len(p.Members) > 0 {
-		fmt.Fprintf(w, "flow %s runs, and must be stopped for this (penstock stop %[1]s); it is run by %s\n", p.Flow, present.Line(strings.Join(p.Members, "; ")))
+		fmt.Fprintf(w, "It is run by %s.\n", present.Line(strings.Join(p.Members, "; ")))
 	}
 	return nil
 }

@@ -149,6 +149,9 @@ func (t *top) take(l looked) {
 	if len(t.looks) > rateLooks+1 {
 		t.looks = slices.Delete(t.looks, 0, 1)
 	}
+	if flows := t.sorted(); !t.inside && len(flows) > 0 {
+		t.chosen = flows[t.cursor(flows)].Name
+	}
 }
 
 // Update implements tea.Model.
@@ -189,9 +192,9 @@ func (t *top) press(key string) tea.Cmd {
 	case "down", "j":
 		t.move(1)
 	case "pgup":
-		t.move(-t.page())
+		t.move(-t.page().room)
 	case "pgdown", " ":
-		t.move(t.page())
+		t.move(t.page().room)
 	case "home", "g":
 		t.move(-1 << 30)
 	case "end", "G":
@@ -218,12 +221,10 @@ func (t *top) enter(inside bool) {
 	}
 }
 
-// page is how many rows fit below the header and above the keys.
-func (t *top) page() int { return max(1, t.height-5) }
-
+// move goes up or down, among the flows or in one.
 func (t *top) move(by int) {
 	if t.inside {
-		t.row = max(0, t.row+by) // View knows the last row
+		t.row = max(0, min(t.row+by, t.page().last()))
 		return
 	}
 	flows := t.sorted()
@@ -234,6 +235,7 @@ func (t *top) move(by int) {
 	t.chosen = flows[i].Name
 }
 
+// cursor is where the chosen flow is; the first where there is none.
 func (t *top) cursor(flows []admin.Flow) int {
 	return max(0, slices.IndexFunc(flows, func(f admin.Flow) bool { return f.Name == t.chosen }))
 }
@@ -318,29 +320,41 @@ func (t *top) sorted() []admin.Flow {
 // View implements tea.Model. tea cuts lines at the window's width; the height is kept here.
 func (t *top) View() string {
 	style := present.Style(t.out)
-	head, body, fixed := t.viewFlows(style)
-	if t.inside {
-		head, body, fixed = t.viewFlow()
-	}
-	room := max(1, t.height-len(head)-fixed-2)
-	if t.inside {
-		t.row = max(0, min(t.row, len(body)-fixed-room))
-	}
-	shown := body[:fixed:fixed]
-	rows := body[fixed:]
-	shown = append(shown, rows[min(t.row, len(rows)):min(t.row+room, len(rows))]...)
-	lines := slices.Concat(head, shown)
-	for len(lines) < t.height-1 {
-		lines = append(lines, "")
-	}
-	keys := "enter one flow   f s r l b d c sort   q quit"
+	p, keys := t.page(), "enter one flow   f s r l b d c sort   q quit"
 	if t.inside {
 		keys = "esc all flows   up down scroll   q quit"
 	}
-	if more := len(rows) - t.row - room; more > 0 {
+	first := min(p.first, p.last())
+	lines := slices.Concat(p.head, p.rows[first:min(first+p.room, len(p.rows))])
+	if more := len(p.rows) - first - p.room; more > 0 {
 		keys = fmt.Sprintf("%d more below   %s", more, keys)
 	}
+	for len(lines) < t.height-1 {
+		lines = append(lines, "")
+	}
 	return strings.Join(append(lines, style.Dim(keys)), "\n")
+}
+
+// page is what there is to show.
+type page struct {
+	head, rows []string
+	// room is how many rows there is room for, first the first of them.
+	room, first int
+}
+
+// last is the greatest first that leaves no room empty.
+func (p *page) last() int { return max(0, len(p.rows)-p.room) }
+
+func (t *top) page() *page {
+	p := t.pageOfFlows()
+	if t.inside {
+		p = t.pageOfFlow()
+	}
+	p.room = max(1, t.height-len(p.head)-1)
+	if !t.inside { // the flow at the cursor is always seen
+		p.first = max(0, t.cursor(t.sorted())-p.room+1)
+	}
+	return p
 }
 
 // title is the first line: where, when, and what is wrong with looking.
@@ -352,11 +366,10 @@ func (t *top) title(style present.Styles, what string) string {
 	return line
 }
 
-// viewFlows returns the head, and a table of flows whose first line, the header, does not scroll.
-func (t *top) viewFlows(style present.Styles) (head, body []string, fixed int) {
-	last := t.now()
+func (t *top) pageOfFlows() *page {
+	style, last := present.Style(t.out), t.now()
 	if last.list == nil {
-		return []string{t.title(style, "")}, nil, 0
+		return &page{head: []string{t.title(style, "")}}
 	}
 	flows := t.sorted()
 	var total, lag float64
@@ -368,13 +381,9 @@ func (t *top) viewFlows(style present.Styles) (head, body []string, fixed int) {
 		lag += float64(flows[i].LagRecords)
 		mark := " "
 		if i == cursor {
-			mark, t.chosen = ">", flows[i].Name
+			mark = ">"
 		}
 		rows[i] = append([]string{mark}, flowRow(&flows[i], r, last.list.Time)...)
-	}
-	head = []string{
-		t.title(style, last.at.Format(time.TimeOnly)),
-		fmt.Sprintf("%d flows   %s records/s   lag %s", len(flows), count(total), count(lag)), "",
 	}
 	paint := paintState(t.out, flows)
 	var b strings.Builder
@@ -384,33 +393,35 @@ func (t *top) viewFlows(style present.Styles) (head, body []string, fixed int) {
 		}
 		return paint(row, column-1, cell)
 	}) // a Builder takes all
-	body = strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
-	room := max(1, t.height-len(head)-1-2)
-	t.row = max(min(t.row, cursor), cursor-room+1)
+	table := splitLines(b.String())
+	p := &page{
+		head: []string{
+			t.title(style, last.at.Format(time.TimeOnly)),
+			fmt.Sprintf("%d flows   %s records/s   lag %s", len(flows), count(total), count(lag)), "", table[0],
+		},
+		rows: table[1:],
+	}
 	if cursor < len(flows) {
-		if text := advice(&flows[cursor]); text != "" && room > len(flows)+3 {
-			body = append(body, "")
-			for line := range strings.Lines(flows[cursor].Name + ": " + text) {
-				body = append(body, strings.TrimRight(line, "\n"))
-			}
+		if text := advice(&flows[cursor]); text != "" && len(p.head)+len(p.rows)+4 < t.height {
+			p.rows = slices.Concat(p.rows, []string{""}, splitLines(flows[cursor].Name+": "+text))
 		}
 	}
-	return head, body, 1
+	return p
 }
 
-// viewFlow is one flow alone.
-func (t *top) viewFlow() (head, body []string, fixed int) {
-	style := present.Style(t.out)
-	last := t.now()
-	head = []string{t.title(style, last.at.Format(time.TimeOnly)), ""}
-	f := last.named(t.chosen)
-	if f == nil {
-		return head, nil, 0
+// pageOfFlow is one flow alone.
+func (t *top) pageOfFlow() *page {
+	style, last := present.Style(t.out), t.now()
+	p := &page{head: []string{t.title(style, last.at.Format(time.TimeOnly)), ""}, first: t.row}
+	if f := last.named(t.chosen); f != nil {
+		var b strings.Builder
+		_ = t.writeInside(&b, f, last.at) // a Builder takes all
+		p.rows = splitLines(b.String())
 	}
-	var b strings.Builder
-	_ = t.writeInside(&b, f, last.at) // a Builder takes all
-	return head, strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n"), 0
+	return p
 }
+
+func splitLines(text string) []string { return strings.Split(strings.TrimSuffix(text, "\n"), "\n") }
 
 func (t *top) writeInside(b *strings.Builder, f *admin.Flow, at time.Time) error {
 	w, err := present.Colored(b, "auto")
