@@ -47,7 +47,7 @@ func (r *ReloadReport) OK() bool {
 }
 
 // Reload reads all files again, and makes the flows what the files say. Flows that have failed
-// are started again. It returns once changed flows are up, have failed, or wait for something that is away.
+// are started again. Ctx bounds the wait for another reload; one that has begun is finished. It returns once changed flows are up, have failed, or wait for something that is away.
 // What a file says that is wrong is in the report; the error is about the reload itself.
 func (s *Supervisor) Reload(ctx context.Context) (ReloadReport, error) { return s.reload(ctx, true) }
 
@@ -59,20 +59,19 @@ type change struct {
 
 // reload is Reload. Without asked it was a file that changed: what was refused is not tried again,
 // and what has failed stays so, unless its file is another one.
-func (s *Supervisor) reload(ctx context.Context, asked bool) (ReloadReport, error) {
+func (s *Supervisor) reload(ctx context.Context, asked bool) (ReloadReport, error) { //nolint:contextcheck // a flow that was stopped is started again, whether the caller waits or not
 	run, done, err := s.begin()
 	if err != nil {
 		return ReloadReport{}, err
 	}
 	defer done()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(run, cancel)() //nolint:contextcheck // it ends with the first of two contexts
 	select {
 	case s.reloading <- struct{}{}:
 		defer func() { <-s.reloading }()
 	case <-ctx.Done():
 		return ReloadReport{}, fmt.Errorf("another reload is under way: %w", ctx.Err())
+	case <-run.Done():
+		return ReloadReport{}, stateErrorf("the process is stopping")
 	}
 	found := scan(s.o.Paths)
 	files := s.load(found.files)
@@ -89,7 +88,7 @@ func (s *Supervisor) reload(ctx context.Context, asked bool) (ReloadReport, erro
 	results := make([]FlowReload, len(changes))
 	var wg sync.WaitGroup
 	for i, c := range changes {
-		wg.Go(func() { results[i] = s.apply(ctx, c, asked) })
+		wg.Go(func() { results[i] = s.apply(run, c, asked) })
 	}
 	wg.Wait()
 	report.Flows = append(report.Flows, results...)
@@ -100,12 +99,16 @@ func (s *Supervisor) reload(ctx context.Context, asked bool) (ReloadReport, erro
 	return report, nil
 }
 
-// checkAdmin says that a changed admin section needs a restart.
+// checkAdmin says once that a changed admin section needs a restart. Called with reloading held.
 func (s *Supervisor) checkAdmin(files []*file) {
 	admin, ps := adminOf(files)
-	if len(ps) > 0 || admin != s.admin {
+	switch {
+	case len(ps) > 0:
+		s.log.Warn("the process could not be started again with these files", slog.String("reason", ps.Error()))
+	case admin != s.adminSeen && admin != s.admin:
 		s.log.Warn("the admin section was changed: that takes effect when the process is started again")
 	}
+	s.adminSeen = admin
 }
 
 // plan pairs files with flows. What is refused is in the report.
@@ -288,8 +291,9 @@ func (u *unit) replace(ctx context.Context, f *file, asked bool) FlowReload {
 		r.Name, r.Reason = f.flow.Name, "the flow is stopped, and takes effect when it is started"
 		return r
 	}
-	if err := u.halt(ctx); err != nil {
-		return refuse(err)
+	if err := u.halt(ctx); err != nil { // it hangs, or the process ends
+		r.Outcome, r.Reason = Failed, err.Error()
+		return r
 	}
 	if f.flow.Name != name {
 		u.s.log.Warn("the flow has another name: positions, metrics and dead letters belong to the name, so it begins as a new flow does",

@@ -81,6 +81,7 @@ func TestAChangedFlowGoesOnAtItsPosition(t *testing.T) {
 	w.file("f")
 	w.file("other")
 	s, _ := w.start()
+	w.await(s, "f", in(flow.StateRunning))
 	stop := make(chan struct{})
 	var adding sync.WaitGroup
 	adding.Go(func() {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -56,6 +57,8 @@ type Supervisor struct {
 	// alone: the process is that of one flow.
 	alone bool
 	admin config.Admin
+	// adminSeen is what the files say of it now; guarded by reloading.
+	adminSeen config.Admin
 	// over ends Run: the flow of a process of one has failed.
 	over chan error
 	// reloading is held during a reload.
@@ -79,6 +82,10 @@ func New(o Options) (*Supervisor, error) {
 	if o.Metrics == nil {
 		o.Metrics = telemetry.NewRegistry("")
 	}
+	o.Paths = slices.Clone(o.Paths)
+	for i, path := range o.Paths {
+		o.Paths[i] = filepath.Clean(path)
+	}
 	s := &Supervisor{
 		o: o, log: o.Logger, over: make(chan error, 1), reloading: make(chan struct{}, 1),
 		units: map[string]*unit{}, refused: map[string]string{},
@@ -95,7 +102,7 @@ func New(o Options) (*Supervisor, error) {
 	if ps = append(ps, more...); len(ps) > 0 {
 		return nil, ps
 	}
-	s.admin = admin
+	s.admin, s.adminSeen = admin, admin
 	for _, f := range files {
 		if err := s.check(f.flow); err != nil {
 			return nil, config.Problems{{File: f.path, Message: err.Error()}}
@@ -158,9 +165,16 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var names []string
 	var errs []error
 	for _, u := range s.all() {
-		errs = append(errs, u.failure())
+		if err := u.failure(); err != nil {
+			name, _ := u.place()
+			names, errs = append(names, name), append(errs, err)
+		}
+	}
+	if len(errs) > 0 && !s.alone {
+		s.log.Error("flows had failed and were not repaired", slog.Any("flows", names))
 	}
 	return errors.Join(errs...)
 }

@@ -3,8 +3,12 @@ package supervisor_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +24,7 @@ func TestAFlowThatFailsStopsAlone(t *testing.T) {
 	w := newWorld(t)
 	w.file("bad", "    refuse: no such table")
 	w.file("good")
+	w.options.Watch = true
 	s, stop := w.start()
 	v := w.await(s, "bad", in(flow.StateStopped))
 	if v.Status.Err == nil || !strings.Contains(v.Status.Err.Error(), "no such table") || v.Ready || v.Stopped {
@@ -27,6 +32,8 @@ func TestAFlowThatFailsStopsAlone(t *testing.T) {
 	}
 	w.add("good", 100)
 	w.exact("good")
+	w.file("new")
+	w.await(s, "new", in(flow.StateRunning)) // the files were read again
 	if err := s.Healthy(); err != nil {
 		t.Errorf("a failed flow makes the process unhealthy: %v", err)
 	}
@@ -201,6 +208,75 @@ func TestATapStaysWhileFlowsAreReplaced(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// People, programs and files that want different things at the same time do not lose a record, or leave
+// anything behind.
+func TestOperatorsGetInEachOthersWay(t *testing.T) {
+	w := newWorld(t)
+	w.options.Watch = true
+	for _, name := range []string{"f", "g"} {
+		w.file(name)
+	}
+	s, stop := w.start()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	var busy sync.WaitGroup
+	act := func(seed uint64) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		for ctx.Err() == nil {
+			name := []string{"f", "g"}[r.IntN(2)]
+			impatient, done := context.WithTimeout(ctx, time.Duration(r.IntN(30))*time.Millisecond)
+			switch r.IntN(8) { // whether each of them is possible now is not the point
+			case 0:
+				_ = s.Pause(name)
+			case 1:
+				_ = s.Resume(name)
+			case 2:
+				_ = s.Stop(impatient, name)
+			case 3, 4:
+				_ = s.Start(impatient, name)
+			case 5:
+				_, _ = s.Reload(impatient)
+			case 6:
+				_ = s.Flows()
+			case 7:
+				w.table(name).Inject(flowtest.Fault{At: flowtest.InTransaction, Err: flow.Fatal(os.ErrPermission)})
+			}
+			done()
+		}
+	}
+	for seed := range uint64(4) {
+		busy.Go(func() { act(seed) })
+	}
+	busy.Go(func() { // one writer of files
+		for i := 0; ctx.Err() == nil; i++ {
+			w.file("f", fmt.Sprintf("batch: {records: %d}", 10+i%7))
+			w.file("g", []string{"lanes: 1", "lanes: 2", "lane: 3"}[i%3])
+			w.add("f", 5)
+			w.add("g", 5)
+		}
+	})
+	busy.Wait()
+	for _, name := range []string{"f", "g"} {
+		w.table(name).Intercept(nil)
+		w.file(name)
+	}
+	if _, err := s.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"f", "g"} {
+		if err := s.Start(t.Context(), name); err != nil && !errors.Is(err, supervisor.ErrState) {
+			t.Fatal(err)
+		}
+		if err := s.Resume(name); err != nil {
+			t.Fatal(err)
+		}
+		w.exact(name)
+	}
+	if err := stop(); err != nil {
+		t.Errorf("Run returned %v", err)
 	}
 }
 

@@ -220,12 +220,15 @@ func (u *unit) launch(cfg, fallback *config.Flow) (*run, error) {
 	return r, nil
 }
 
-// halt tells the flow to stop and waits until it has. Called with ops held.
+// halt tells the flow to stop and waits until it has, for as long as one that does not hang may
+// take. Called with ops held.
 func (u *unit) halt(ctx context.Context) error {
 	r := u.current()
 	if r == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Shutdown.Grace+closeTime)
+	defer cancel()
 	u.mu.Lock()
 	if r.told.IsZero() {
 		r.told = time.Now()
@@ -289,7 +292,7 @@ func (u *unit) restore(ctx context.Context, r *run) {
 	}
 	defer u.release()
 	u.mu.Lock()
-	mine := u.run == r
+	mine := u.run == r && !u.stopped
 	if mine {
 		u.reloadError, u.rejected = r.err.Error(), r.cfg
 	}

@@ -27,7 +27,7 @@ func (s *Supervisor) watch(ctx context.Context) {
 		return
 	}
 	defer func() { _ = w.Close() }()
-	s.watchDirs(w)
+	watched := s.watchDirs(w, true)
 	timer := time.NewTimer(debounce) // what has changed since the files were read for the first time
 	defer timer.Stop()
 	pending := true
@@ -51,7 +51,8 @@ func (s *Supervisor) watch(ctx context.Context) {
 		case <-timer.C:
 			pending = false
 			_, _ = s.reload(ctx, false) // it has logged what there is to say
-			if !s.watchDirs(w) && !pending {
+			ok := s.watchDirs(w, watched)
+			if watched = ok; !ok {
 				pending = true
 				timer.Reset(watchAgain)
 			}
@@ -71,8 +72,8 @@ func (s *Supervisor) concerns(e fsnotify.Event) bool {
 }
 
 // watchDirs watches the directories of the files as they are now, and those of what links
-// point to. It returns false if it could not.
-func (s *Supervisor) watchDirs(w *fsnotify.Watcher) bool {
+// point to. It returns false if it could not, which it says aloud where it could so far.
+func (s *Supervisor) watchDirs(w *fsnotify.Watcher, watched bool) bool {
 	want := map[string]bool{}
 	add := func(path string) {
 		if real, err := filepath.EvalSymlinks(path); err == nil {
@@ -97,7 +98,9 @@ func (s *Supervisor) watchDirs(w *fsnotify.Watcher) bool {
 	ok := true
 	for dir := range want {
 		if err := w.Add(dir); err != nil {
-			s.log.Debug("watching the flow files", slog.String("directory", dir), slog.Any("error", err))
+			if ok && watched {
+				s.log.Warn("a directory of flow files cannot be watched, and is looked at every 5 s", slog.String("directory", dir), slog.Any("error", err))
+			}
 			ok = false
 		}
 	}
