@@ -2,6 +2,7 @@ package admin
 
 import (
 	"strings"
+	"testing"
 
 	"github.com/penstockdev/penstock/internal/supervisor"
 	"github.com/penstockdev/penstock/telemetry"
@@ -16,3 +17,12 @@ func Routes() []string {
 	}
 	return names
 }
+
+// Authority makes certificates for tests outside the package.
+var Authority = newAuthority
+
+// PEM are the authority's certificate.
+func (a *authority) PEM() []byte { return a.pem }
+
+// Issue writes base.pem and base.key.
+func (a *authority) Issue(t *testing.T, base string) { a.issue(t, base, 5) }
