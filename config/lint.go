@@ -80,7 +80,8 @@ var errNoFiles = errors.New("it holds no flow file (*.yaml, *.yml)")
 // Linted is what Lint says of one file.
 type Linted struct {
 	Path string
-	// Flow is nil where the file is wrong.
+	// Flow is nil where the file itself is wrong; it is there where only other files are
+	// against it.
 	Flow *Flow
 	// Findings are errors and warnings, in the order of the file.
 	Findings Problems
@@ -116,6 +117,9 @@ func Lint(paths []string, o Options) ([]*Linted, error) {
 		if l.partial, l.walk, err = read(path, data, o); err != nil {
 			return nil, err
 		}
+		if len(l.walk.problems) == 0 {
+			l.Flow = l.partial
+		}
 	}
 	for i, l := range out {
 		for _, other := range out[:i] {
@@ -129,8 +133,7 @@ func Lint(paths []string, o Options) ([]*Linted, error) {
 			continue
 		}
 		l.walk.finished()
-		if len(l.walk.problems) == 0 {
-			l.Flow = l.partial
+		if l.Flow != nil {
 			l.Flow.Warnings = l.walk.warnings
 		}
 		l.Findings = slices.Concat(l.walk.problems, l.walk.warnings)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -59,9 +60,11 @@ func diagnose(ctx context.Context, stdout, stderr io.Writer, paths []string, f *
 	wrong := false
 	var files []doctor.File
 	for _, l := range linted {
-		if l.Flow == nil {
+		if slices.ContainsFunc(l.Findings, isError) {
 			wrong = true
 			printError(stderr, l.Findings)
+		}
+		if l.Flow == nil {
 			continue
 		}
 		files = append(files, doctor.File{Path: l.Path, Flow: l.Flow})

@@ -153,7 +153,7 @@ func printFindings(w io.Writer, linted []*config.Linted, report *lintReport) err
 		for _, p := range l.Findings {
 			b.WriteString(p.Styled(findingLook(w)))
 		}
-		if !slices.ContainsFunc(l.Findings, func(p *config.Problem) bool { return p.Severity == config.SeverityError }) {
+		if !slices.ContainsFunc(l.Findings, isError) {
 			b.WriteString(present.Line(l.Path) + ": " + style.Green("ok") + "\n")
 		}
 	}
@@ -173,6 +173,8 @@ func counted(n int, noun string) string {
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
 }
+
+func isError(p *config.Problem) bool { return p.Severity == config.SeverityError }
 
 // printWorkflow writes a workflow command for each finding.
 func printWorkflow(w io.Writer, findings config.Problems) error {

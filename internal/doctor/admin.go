@@ -41,7 +41,7 @@ func admin(ctx context.Context, address string) connect.Check {
 	case err != nil:
 		c.Status, c.Found = connect.CheckWarning, "a flow process answers /healthz, and not /readyz: "+err.Error()
 	case ready != http.StatusOK:
-		c.Status, c.Found, c.Next = connect.CheckWarning, "a flow process answers and is not ready: "+why, "penstock flows says what each flow waits for"
+		c.Status, c.Found, c.Next = connect.CheckWarning, "a flow process answers and is not ready: "+strings.ReplaceAll(why, "\n", "; "), "penstock flows says what each flow waits for"
 	default:
 		c.Found = "a flow process answers and is ready"
 	}
