@@ -14,18 +14,12 @@ var _ flow.Inspector = (*Sink)(nil)
 
 // Inspect implements flow.Inspector.
 func (s *Sink) Inspect(ctx context.Context, setup flow.Setup) ([]flow.Position, error) {
-	if _, err := os.Stat(s.cfg.Path); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	c, err := open(s.cfg.Path, false)
-	if err != nil {
+	c, err := s.peek()
+	if err != nil || c == nil {
 		return nil, err
 	}
 	defer c.close()
 	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if err := c.pragma("query_only = on"); err != nil {
 		return nil, err
 	}
 	tables := 0
@@ -57,4 +51,20 @@ func (s *Sink) Inspect(ctx context.Context, setup flow.Setup) ([]flow.Position, 
 		return nil, fmt.Errorf("reading the checkpoint in %s: %w", s.cfg.Path, err)
 	}
 	return out, nil
+}
+
+// peek opens the database to look at it; nil: there is none.
+func (s *Sink) peek() (*conn, error) {
+	if _, err := os.Stat(s.cfg.Path); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	c, err := open(s.cfg.Path, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.pragma("query_only = on"); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
 }

@@ -153,7 +153,7 @@ func TestEveryTableThatDoesNotFitIsNamedAtOnce(t *testing.T) {
 	tables := shopTables()
 	tables[1].CreateTable = false
 	err = runUntil(t, shop(t, log, path, tables...), 1)
-	for _, want := range []string{`no table "events" (route events); set create_table`, `table "users" (route users) has no column "name"`} {
+	for _, want := range []string{`no table "events" (route events): set create_table`, `table "users" (route users) has no column "name"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\nlacks %q", err, want)
 		}

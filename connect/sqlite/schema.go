@@ -79,7 +79,7 @@ type tableColumn struct {
 	notNull        bool
 	hasDefault     bool
 	generated      bool
-	pk             bool
+	pk             int // place in the primary key, from 1; 0: it is not in it
 }
 
 func tableColumns(c *conn, table string) ([]tableColumn, error) {
@@ -88,7 +88,7 @@ func tableColumns(c *conn, table string) ([]tableColumn, error) {
 		hidden := s.int(4)
 		cols = append(cols, tableColumn{
 			name: s.text(0), declared: s.text(1), notNull: s.int(2) != 0, hasDefault: s.int(3) != 0,
-			generated: hidden > 1, pk: s.int(5) != 0,
+			generated: hidden > 1, pk: int(s.int(5)),
 		})
 		return nil
 	}, `SELECT name, type, "notnull", dflt_value IS NOT NULL, hidden, pk FROM pragma_table_xinfo(?)`, table)
@@ -184,10 +184,9 @@ func (t *target) prepare(c *conn, cfg *SinkConfig, created map[string][]flow.Fie
 	if len(t.fields) == 0 {
 		return flow.Fatal(fmt.Errorf("the SQLite sink writes columns, and nothing makes any for table %s: add a decode section", t))
 	}
-	for _, k := range t.Key {
-		if !slices.ContainsFunc(t.fields, func(f flow.Field) bool { return f.Name == k }) {
-			return flow.Fatal(fmt.Errorf("key column %q of table %s is not among the decoded columns (%s)", k, t, fieldNames(t.fields)))
-		}
+	// Before the table is made with a key that it cannot have.
+	if f := t.keyFault(); f != nil {
+		return flow.Fatal(f)
 	}
 	var err error
 	if t.cols, err = tableColumns(c, t.Table); err != nil {
@@ -200,7 +199,7 @@ func (t *target) prepare(c *conn, cfg *SinkConfig, created map[string][]flow.Fie
 	case len(t.cols) == 0:
 		ddl := createTable(t, cfg.Strict)
 		if !t.CreateTable {
-			return flow.Fatal(fmt.Errorf("%s has no table %s; set create_table, or create it:\n%s;", cfg.Path, t, ddl))
+			return flow.Fatal(t.absent(cfg, ddl))
 		}
 		if err := c.exec(ddl); err != nil {
 			return fmt.Errorf("creating the table: %w\n%s;", err, ddl)
@@ -210,24 +209,77 @@ func (t *target) prepare(c *conn, cfg *SinkConfig, created map[string][]flow.Fie
 			return err
 		}
 	}
-	for _, f := range t.fields {
-		i := slices.IndexFunc(t.cols, func(c tableColumn) bool { return strings.EqualFold(c.name, f.Name) })
-		switch {
-		case i < 0:
-			return flow.Fatal(fmt.Errorf("table %s has no column %q (it has %s): ALTER TABLE %s ADD COLUMN %s %s;",
-				t, f.Name, columnNames(t.cols), quote(t.Table), quote(f.Name), storageType(f.Kind)))
-		case t.cols[i].generated:
-			return flow.Fatal(fmt.Errorf("column %q of table %s is computed by the database and cannot be written", f.Name, t))
-		}
+	var errs []error
+	for _, f := range t.faults() {
+		errs = append(errs, f)
 	}
-	for _, c := range t.cols {
-		rowid := c.pk && strings.EqualFold(c.declared, "INTEGER")
-		if c.notNull && !c.hasDefault && !c.generated && !rowid &&
-			!slices.ContainsFunc(t.fields, func(f flow.Field) bool { return strings.EqualFold(c.name, f.Name) }) {
-			return flow.Fatal(fmt.Errorf("column %q of table %s must not be null and has no default, and nothing is decoded into it", c.name, t))
+	return flow.Fatal(errors.Join(errs...))
+}
+
+func (t *target) absent(cfg *SinkConfig, ddl string) *fault {
+	return &fault{"", fmt.Sprintf("%s has no table %s", cfg.Path, t), "set create_table, or create it:\n" + ddl + ";"}
+}
+
+// fault is what keeps a flow from writing a table.
+type fault struct {
+	// column is the flow's or the table's column at fault; empty if it is the table.
+	column string
+	text   string
+	mend   string // how; empty if the text says so
+}
+
+func (f *fault) Error() string {
+	if f.mend == "" {
+		return f.text
+	}
+	return f.text + ": " + f.mend
+}
+
+func (t *target) keyFault() *fault {
+	for _, k := range t.Key {
+		if !slices.ContainsFunc(t.fields, func(f flow.Field) bool { return f.Name == k }) {
+			return &fault{k, fmt.Sprintf("key column %q of table %s is not among the decoded columns (%s)", k, t, fieldNames(t.fields)), "decode it"}
 		}
 	}
 	return nil
+}
+
+// faults are those of the columns.
+func (t *target) faults() []*fault {
+	var faults []*fault
+	for _, f := range t.fields {
+		c := t.column(f.Name)
+		switch {
+		case c == nil:
+			faults = append(faults, &fault{
+				f.Name, fmt.Sprintf("table %s has no column %q (it has %s)", t, f.Name, columnNames(t.cols)),
+				fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s %s;", quote(t.Table), quote(f.Name), storageType(f.Kind)),
+			})
+		case c.generated:
+			faults = append(faults, &fault{f.Name, fmt.Sprintf("column %q of table %s is computed by the database and cannot be written", f.Name, t), "leave it out of the flow's columns"})
+		}
+	}
+	for _, c := range t.cols {
+		if c.notNull && !c.filled() && !slices.ContainsFunc(t.fields, func(f flow.Field) bool { return strings.EqualFold(c.name, f.Name) }) {
+			faults = append(faults, &fault{c.name, fmt.Sprintf("column %q of table %s must not be null and has no default, and nothing is decoded into it", c.name, t), "decode it, or give it a default"})
+		}
+	}
+	return faults
+}
+
+func (t *target) column(name string) *tableColumn {
+	for i := range t.cols {
+		if strings.EqualFold(t.cols[i].name, name) {
+			return &t.cols[i]
+		}
+	}
+	return nil
+}
+
+// filled says that the database fills the column by itself.
+func (c *tableColumn) filled() bool {
+	rowid := c.pk == 1 && strings.EqualFold(c.declared, "INTEGER")
+	return c.hasDefault || c.generated || rowid
 }
 
 // insertSQL is the statement that writes one row.
@@ -271,9 +323,10 @@ func (t *target) checkStatement(c *conn) error {
 		return nil
 	}
 	if strings.Contains(err.Error(), "ON CONFLICT clause does not match") {
-		return flow.Fatal(fmt.Errorf("table %s has no primary key or unique index over exactly (%s), which mode %s needs: "+
-			"CREATE UNIQUE INDEX %s ON %s (%s);", t, strings.Join(t.Key, ", "), t.Mode,
-			quote(t.Table+"_key"), quote(t.Table), quoteAll(t.Key)))
+		return flow.Fatal(&fault{
+			"", fmt.Sprintf("table %s has no primary key or unique index over exactly (%s), which mode %s needs", t, strings.Join(t.Key, ", "), t.Mode),
+			fmt.Sprintf("CREATE UNIQUE INDEX %s ON %s (%s);", quote(t.Table+"_key"), quote(t.Table), quoteAll(t.Key)),
+		})
 	}
 	return fmt.Errorf("the statement that writes a row into %s: %w", t, err)
 }
