@@ -10,17 +10,21 @@ import (
 	"github.com/penstockdev/penstock/test/rig"
 )
 
-var soak = flag.Duration("soak", 20*time.Second, "how long TestNothingLeaks runs a flow at full speed; an hour says more")
+var soak = flag.Duration("soak", 15*time.Second, "how long TestNothingLeaks runs a flow at full speed; an hour says more")
 
 // TestNothingLeaks runs a flow at full speed, dead letters included, and compares the second
 // quarter of the time with the last. What grows with batches shows: they are small and many.
 //
 // No control: a process that grows is what test/sim and the metrics of a user would show.
 func TestNothingLeaks(t *testing.T) {
+	// A small buffer, so that it is full early, whether the flow keeps up or not.
+	t.Setenv("PENSTOCK_BUFFER", "2MiB")
+	t.Setenv("PENSTOCK_BATCH_BYTES", "1MiB")
+	t.Setenv("PENSTOCK_SOURCE_KAFKA_FETCH_MAX_BYTES", "1MiB")
 	topic := rig.NewTopic(t, testservice.Kafka(t), "retention.bytes=268435456", "segment.bytes=67108864")
 	r := rig.New(t, topic, rig.Postgres(t))
 	p, admin := r.StartWithAdmin("")
-	stop := topic.Flow(2000, 50*time.Millisecond)
+	stop := topic.Flow(1000, 50*time.Millisecond)
 	defer stop()
 	r.WantProgress(2000, time.Minute, p)
 
