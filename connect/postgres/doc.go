@@ -6,7 +6,8 @@
 // numeric.go); the checkpoint and the taking over of partitions are in
 // checkpoint.go and takeover.go; the transaction of a batch, and how the
 // outcome of a COMMIT is learned whose answer was lost, in writer.go and
-// outcome.go. What does not: deciding when to write or to retry, which is the engine's.
+// outcome.go. Beside the flow: setting its positions (reposition.go), its dead letters as a log
+// of letters (letters.go), looking before it runs (check.go, describe.go). What does not: deciding when to write or to retry, which is the engine's.
 //
 // # Tables
 //
@@ -35,6 +36,8 @@
 //
 // # Rights
 //
+// A job that redrives or drops dead letters needs SELECT, INSERT, UPDATE and DELETE on
+// their table, and whoever makes a flow forget its positions DELETE on those of the checkpoint.
 // append: INSERT on the table. ignore: SELECT too, and TEMPORARY on the
 // database. upsert: UPDATE as well, and DELETE where tombstones occur. Removing
 // a predecessor that hangs with its locks held needs the same role as the predecessor's.
