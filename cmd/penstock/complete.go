@@ -8,14 +8,21 @@ import (
 
 	"github.com/penstockdev/penstock/config"
 	"github.com/penstockdev/penstock/connect/all"
+	"github.com/penstockdev/penstock/internal/present"
 )
 
 // addCompletions completes what means the same in every command: flow files, fields
 // for --set, and the values of the flags for logs.
 func addCompletions(root *cobra.Command) {
 	for _, cmd := range root.Commands() {
-		if cmd.ValidArgsFunction == nil && len(cmd.ValidArgs) == 0 && strings.Contains(cmd.Use, "FILE") {
-			cmd.ValidArgsFunction = completeFiles
+		if cmd.ValidArgsFunction == nil && len(cmd.ValidArgs) == 0 {
+			cmd.ValidArgsFunction = cobra.NoFileCompletions
+			if words := strings.Fields(cmd.Use); len(words) > 1 && strings.HasPrefix(strings.Trim(words[1], "[]"), "FILE") {
+				cmd.ValidArgsFunction = completeFiles
+			}
+		}
+		if f := cmd.Flags().Lookup("output"); f != nil && strings.Contains(f.Usage, "table or json") {
+			completeFlag(cmd, "output", string(present.FormatTable), string(present.FormatJSON))
 		}
 		if cmd.Flags().Lookup("set") != nil {
 			register(cmd, "set", completeSettings)

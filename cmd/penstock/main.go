@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/spf13/cobra"
 )
 
 //go:generate go run . schema --format markdown --output ../../docs/reference/flow-file.md
@@ -29,6 +31,7 @@ const (
 )
 
 func main() {
+	cobra.EnableCommandSorting = false // see arrange
 	os.Exit(execute(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 

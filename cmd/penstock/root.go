@@ -20,10 +20,11 @@ import (
 // logFlags are those of every command that runs something.
 type logFlags struct{ format, level string }
 
-// groups are the headings of the help, with the commands below each.
+// groups are the headings of the help, with the commands below each in the order in which a
+// person meets them. A command that is in none comes last.
 var groups = []struct{ title, commands string }{
-	{"Before it runs:", "demo dev init lint test doctor"},
-	{"While it runs:", "run flows top tap pause resume stop start reload position"},
+	{"Before it runs:", "demo init lint test doctor dev"},
+	{"While it runs:", "run flows top tap pause resume stop start position reload"},
 	{"When it fails:", "dlq"},
 	{"Look up:", "list explain schema version completion help"},
 }
@@ -37,10 +38,12 @@ func newRoot() *cobra.Command {
 SQLite, another Kafka topic), and loses, repeats or reorders none of them.
 
 Try it:          penstock demo
-Write a flow:    penstock explain kafka postgres json
-Check a flow:    penstock lint flow.yaml --services
-Look before:     penstock run flow.yaml --dry-run
-Run it:          penstock run flow.yaml
+Write a flow:    penstock init --topic orders --postgres "$DATABASE_URL"
+Check it:        penstock lint orders.yaml --services
+Test it:         penstock test
+Look before:     penstock run orders.yaml --dry-run
+Run it:          penstock run orders.yaml
+Look after it:   penstock top
 
 Tables are for people; -o json has the same content for programs. Exit codes:
 penstock help exit-codes. Completion for your shell: penstock completion --help.`,
@@ -58,16 +61,28 @@ penstock help exit-codes. Completion for your shell: penstock completion --help.
 		newFlows(), newTop(), newTap(), newPause(), newResume(), newStop(), newStart(), newReload(), newPosition())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
+	arrange(root)
+	addCompletions(root)
+	return root
+}
+
+// arrange puts the commands into their groups, in the order of groups, which main has
+// cobra keep.
+func arrange(root *cobra.Command) {
+	commands := root.Commands()
+	root.RemoveCommand(commands...)
 	for _, g := range groups {
 		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
-		for _, cmd := range root.Commands() {
-			if slices.Contains(strings.Fields(g.commands), cmd.Name()) {
-				cmd.GroupID = g.title
+		for name := range strings.FieldsSeq(g.commands) {
+			i := slices.IndexFunc(commands, func(c *cobra.Command) bool { return c.Name() == name })
+			if i >= 0 {
+				commands[i].GroupID = g.title
+				root.AddCommand(commands[i])
+				commands = slices.Delete(commands, i, i+1)
 			}
 		}
 	}
-	addCompletions(root)
-	return root
+	root.AddCommand(commands...)
 }
 
 // setColor makes the command write as --color wants it.
