@@ -96,7 +96,7 @@ func (s *Server) tap(w http.ResponseWriter, r *http.Request) {
 	})
 	if err != nil && ctx.Err() == nil {
 		line, _ := json.Marshal(map[string]*Problem{"problem": problemOf(what, err)}) // strings and a number
-		_ = out.write(append(line, '\n'))                                            // the client may be gone
+		_ = out.write(append(line, '\n'))                                             // the client may be gone
 	}
 	cancel()
 	beat.Wait()

@@ -27,14 +27,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const version = "v1.2.3"
 
-const flowFile = `flow: %s
+const flowFile = `flow: %[1]s
 source:
-  kafka: {brokers: ["%s"], topics: [%s], group: %[1]s, heartbeat_interval: 100ms}
+  kafka: {brokers: ["%[2]s"], topics: [%[1]s], group: %[1]s, heartbeat_interval: 100ms}
 decode:
   json:
     columns: {id: int8, name: text}
 sink:
-  sqlite: {path: "%s", table: t, create_table: true}
+  sqlite: {path: "%[3]s", table: t, create_table: true}
 shutdown: {grace: 2s}
 `
 
@@ -75,7 +75,9 @@ func newWorld(t *testing.T, names ...string) *world {
 	log := slog.New(slog.DiscardHandler)
 	w.flows, err = supervisor.New(supervisor.Options{
 		Paths: []string{w.dir}, Logger: log, Metrics: metrics,
-		Load: func(path string) (*config.Flow, error) { return config.LoadFile(path, config.Options{Registry: registry}) },
+		Load: func(path string) (*config.Flow, error) {
+			return config.LoadFile(path, config.Options{Registry: registry})
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +115,7 @@ func newWorld(t *testing.T, names ...string) *world {
 // write writes the file of a flow.
 func (w *world) write(name, brokers string) {
 	w.t.Helper()
-	w.writeText(name, fmt.Sprintf(flowFile, name, brokers, name, filepath.Join(w.dir, name+".db")))
+	w.writeText(name, fmt.Sprintf(flowFile, name, brokers, filepath.Join(w.dir, name+".db")))
 }
 
 func (w *world) writeText(name, text string) {
