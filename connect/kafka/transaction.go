@@ -35,6 +35,9 @@ import (
 //   - A transaction whose offsets were accepted before that, and that is not
 //     ended, keeps the offsets unstable. Claim waits for it, and then ends it: the
 //     metadata of the offsets names the transactional id.
+//
+// Where nobody joins the group, as in a redrive, transactional ids take the place of the
+// generation: see transaction_alone.go.
 type TransactionalSink struct {
 	*Sink
 
@@ -47,7 +50,9 @@ type TransactionalSink struct {
 
 	held struct {
 		sync.Mutex
-		parts map[flow.Partition]holding // guarded by the mutex above
+		// guarded by the mutex above:
+		parts map[flow.Partition]holding
+		taken map[string]int // how often Claim has used a transactional id
 	}
 }
 
@@ -87,7 +92,7 @@ func (s *TransactionalSink) Open(ctx context.Context, setup flow.Setup) error {
 	s.process = setup.Flow + "-" + strings.ToLower(rand.Text()[:10])
 	s.source, s.target = fingerprint(setup.Source), fingerprint(s.cfg.Topic)
 	s.held.Lock()
-	s.held.parts = map[flow.Partition]holding{}
+	s.held.parts, s.held.taken = map[flow.Partition]holding{}, map[string]int{}
 	s.held.Unlock()
 	return s.lookAtFeatures(ctx)
 }

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -17,6 +18,7 @@ type txnOffsets struct {
 	s        *TransactionalSink
 	cl       *kgo.Client
 	id       string // transactional
+	writer   string // whose transactional id the offsets name; empty: id
 	producer int64
 	epoch    int16
 }
@@ -57,7 +59,7 @@ func (t *txnOffsets) commit(ctx context.Context, m flow.Member, parts []flow.Par
 		}
 		rp := kmsg.NewTxnOffsetCommitRequestTopicPartition()
 		rp.Partition, rp.Offset, rp.LeaderEpoch = p.ID, p.Next, p.LeaderEpoch
-		rp.Metadata = t.s.metadata(p.Owner, p.TopicID, t.id)
+		rp.Metadata = t.s.metadata(p.Owner, p.TopicID, cmp.Or(t.writer, t.id))
 		req.Topics[k].Partitions = append(req.Topics[k].Partitions, rp)
 	}
 	return patiently(ctx, func() error {
@@ -124,16 +126,27 @@ type insertion struct {
 }
 
 func (s *TransactionalSink) beginInsertion(ctx context.Context, parts []flow.Part) (*insertion, error) {
-	id := s.setup.Flow + "-new-positions"
-	as, err := s.admin.fence(ctx, id, fenceTimeout)
+	t, err := s.beginAs(ctx, s.newPositions())
 	if err != nil {
 		return nil, err
 	}
-	in := &insertion{txnOffsets{s: s, cl: s.admin.cl, id: id, producer: as.ProducerID, epoch: as.ProducerEpoch}, parts}
+	in := &insertion{t, parts}
 	if err = in.addGroup(ctx); err == nil {
 		err = in.commit(ctx, nobody, parts)
 	}
-	return in, s.cfg.explain("inserting offsets of new partitions of group "+s.group, err, mayJoin(s.group), mayTransact(idPrefix(id)))
+	return in, s.cfg.explain("inserting offsets of new partitions of group "+s.group, err, mayJoin(s.group), mayTransact(idPrefix(in.id)))
+}
+
+// newPositions is the transactional id of those who write the first positions.
+func (s *TransactionalSink) newPositions() string { return s.setup.Flow + "-new-positions" }
+
+// beginAs fences whoever has the transactional id, and has it from now on.
+func (s *TransactionalSink) beginAs(ctx context.Context, id string) (txnOffsets, error) {
+	as, err := s.admin.fence(ctx, id, fenceTimeout)
+	if err != nil {
+		return txnOffsets{}, err
+	}
+	return txnOffsets{s: s, cl: s.admin.cl, id: id, producer: as.ProducerID, epoch: as.ProducerEpoch}, nil
 }
 
 // end commits, unless one of the partitions has an offset by now.

@@ -205,7 +205,7 @@ func (s *TransactionalSink) Claim(ctx context.Context, lane int, ps []flow.Parti
 	for start := time.Now(); ; {
 		out, err := s.claim(ctx, lane, ps, doing)
 		switch {
-		case !membership(err):
+		case !membership(err) && !endedByOthers(err):
 			return out, err
 		case time.Since(start) > rebalanceTime || !pause(ctx):
 			// The next generation is known soon, or the assignment has ended.
@@ -250,8 +250,13 @@ func (s *TransactionalSink) claim(ctx context.Context, lane int, ps []flow.Parti
 	if err != nil {
 		return nil, flow.Transient(fmt.Errorf("kafka: %s: %w", doing, err))
 	}
-	if err := s.commit(ctx, m, s.transactionalID(lane), mine); err != nil {
-		if membership(err) {
+	if alone(m) {
+		err = s.takeOver(ctx, s.transactionalID(lane), stored, mine)
+	} else {
+		err = s.commit(ctx, m, s.transactionalID(lane), mine)
+	}
+	if err != nil {
+		if membership(err) || endedByOthers(err) {
 			return nil, err
 		}
 		return nil, s.cfg.explain(doing, err)
@@ -286,33 +291,42 @@ func (s *TransactionalSink) hold(claimed []flow.Checkpoint) {
 
 // Read implements flow.Checkpointer.
 func (s *TransactionalSink) Read(ctx context.Context, ps []flow.Partition) ([]flow.Checkpoint, error) {
+	stored, err := s.final(ctx, ps)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]flow.Checkpoint, len(ps))
+	s.held.Lock()
+	defer s.held.Unlock()
+	for i, p := range ps {
+		k, ok := stored[p]
+		if !ok {
+			out[i] = flow.Checkpoint{Position: flow.Position{Partition: p, Offset: -1, LeaderEpoch: -1}}
+			continue
+		}
+		out[i] = k.Checkpoint
+		if h, ok := s.held.parts[p]; ok && h.owner == k.Owner {
+			h.offset = k.Offset // the lane goes on from here
+			s.held.parts[p] = h
+		}
+	}
+	return out, nil
+}
+
+// final returns what the group keeps when no transaction can move the offsets of the partitions.
+func (s *TransactionalSink) final(ctx context.Context, ps []flow.Partition) (map[flow.Partition]kept, error) {
 	for start := time.Now(); ; {
 		stored, unstable, err := s.kept(ctx, true)
 		if err != nil {
 			return nil, err
 		}
-		if i := slices.IndexFunc(ps, func(p flow.Partition) bool { return unstable[p] }); i >= 0 {
-			if time.Since(start) > readTime || !pause(ctx) {
-				return nil, s.unsettled(ps[i])
-			}
-			continue
+		i := slices.IndexFunc(ps, func(p flow.Partition) bool { return unstable[p] })
+		if i < 0 {
+			return stored, nil
 		}
-		out := make([]flow.Checkpoint, len(ps))
-		s.held.Lock()
-		defer s.held.Unlock()
-		for i, p := range ps {
-			k, ok := stored[p]
-			if !ok {
-				out[i] = flow.Checkpoint{Position: flow.Position{Partition: p, Offset: -1, LeaderEpoch: -1}}
-				continue
-			}
-			out[i] = k.Checkpoint
-			if h, ok := s.held.parts[p]; ok && h.owner == k.Owner {
-				h.offset = k.Offset // the lane goes on from here
-				s.held.parts[p] = h
-			}
+		if time.Since(start) > readTime || !pause(ctx) {
+			return nil, s.unsettled(ps[i])
 		}
-		return out, nil
 	}
 }
 

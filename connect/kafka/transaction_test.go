@@ -539,3 +539,47 @@ func TestInsertIntoAnOlderCluster(t *testing.T) {
 		t.Errorf("taken over at %+v, want offset 7, owner 1", got)
 	}
 }
+
+// Two processes of a flow whose group nobody joins write the same partitions: whoever took them over last
+// writes, the other one writes nothing, whatever state it is in.
+func TestTwoProcessesWithoutAGroup(t *testing.T) {
+	t.Parallel()
+	anyone := func([]flow.Partition) (flow.Member, error) { return nobody, nil }
+	for name, before := range map[string]func(*txnRig, *txnProcess){
+		"that has written":         func(r *txnRig, a *txnProcess) { r.write(a, 0, "a1") },
+		"that has written nothing": func(*txnRig, *txnProcess) {},
+		"without a client": func(r *txnRig, a *txnProcess) {
+			r.write(a, 0, "a1")
+			a.w.drop()
+		},
+		"that moves positions": func(r *txnRig, a *txnProcess) { r.write(a, 0, "a1") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newTxnRig(t, 2)
+			a := r.start(anyone)
+			r.claim(a, 0, 1)
+			before(r, a)
+			want := []string{"b", "a kept"}
+			if a.held[r.part(0)].Offset > 0 {
+				want = append(want, "a1")
+			}
+			b := r.start(anyone)
+			r.claim(b, 0)
+			late := a.batch(r.part(0), "late")
+			if name == "that moves positions" {
+				late.Reject(0, flow.StageWrite, context.Canceled)
+			}
+			r.wantFenced(a.w.Write(t.Context(), late))
+			r.wantFenced(a.w.Write(t.Context(), late))
+			r.write(b, 0, "b")
+			r.write(a, 1, "a kept")
+			r.wantValues(want...)
+			// The job is done: nothing is kept of it.
+			if err := b.Forget(t.Context(), b.setup); err != nil {
+				t.Fatal(err)
+			}
+			r.wantFenced(a.w.Write(t.Context(), a.batch(r.part(1), "after the end")))
+		})
+	}
+}

@@ -31,6 +31,7 @@ type transactor struct {
 	ps []flow.Partition
 	// doubt are the parts of a transaction of which is not known whether it was committed.
 	doubt []flow.Part
+	taken int // see renew
 }
 
 // Close implements flow.Writer.
@@ -94,7 +95,10 @@ func (w *transactor) positions(ctx context.Context, b *flow.Batch) error {
 		return err
 	}
 	t := txnOffsets{s: w.sink, cl: w.sink.admin.cl, id: w.id, producer: as.ProducerID, epoch: as.ProducerEpoch}
-	if err = w.add(ctx, &t, b); err == nil {
+	if err = w.unfenced(ctx, b.Parts); err == nil {
+		err = w.add(ctx, &t, b)
+	}
+	if err == nil {
 		err = b.BeforeCommit(ctx)
 	}
 	if err != nil {
@@ -146,12 +150,17 @@ func (w *transactor) begin(ctx context.Context, b *flow.Batch, letters []flow.De
 	if err != nil {
 		return err
 	}
+	w.renew()
 	if err := w.connect(large, w.sink.transactional(w.id)); err != nil {
 		return err
 	}
 	// kgo would ask for the id without ctx.
 	if _, _, err := w.cl.ProducerID(ctx); err != nil {
 		w.drop()
+		return err
+	}
+	if err := w.unfenced(ctx, b.Parts); err != nil {
+		w.drop() // somebody else may have had its transactional id
 		return err
 	}
 	return w.cl.BeginTransaction()
