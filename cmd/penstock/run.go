@@ -126,7 +126,7 @@ func runFlows(ctx context.Context, stderr io.Writer, paths []string, flags *runF
 	metrics.Trace(tracing)
 	flows, err := supervisor.New(supervisor.Options{
 		Paths:  paths,
-		Load:   func(path string) (*config.Flow, error) { return config.LoadFile(path, options) },
+		Lint:   func(paths []string) ([]*config.Linted, error) { return config.Lint(paths, options) },
 		Watch:  flags.watch,
 		Logger: log, Metrics: metrics,
 	})

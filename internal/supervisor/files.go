@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/penstockdev/penstock/config"
 )
@@ -17,73 +16,104 @@ import (
 type scanned struct {
 	// files are the flow files, each once, in the order of the paths.
 	files []string
-	// named are those among the paths.
-	named map[string]bool
 	// failed are the paths that cannot be read, with the reason.
 	failed map[string]error
 }
 
-// scan finds the flow files at the paths.
+// scan finds the flow files at the paths. A directory may have none by now.
 func scan(paths []string) *scanned {
-	f := &scanned{named: map[string]bool{}, failed: map[string]error{}}
-	seen := map[string]bool{}
-	add := func(path string) {
-		key, err := filepath.Abs(path)
-		if err != nil {
-			key = path
-		}
-		if !seen[key] {
-			seen[key] = true
-			f.files = append(f.files, path)
-		}
-	}
+	found := &scanned{failed: map[string]error{}}
 	for _, path := range paths {
-		info, err := os.Stat(path)
+		files, err := config.Files([]string{path})
 		if err != nil {
-			f.failed[path] = err
-			continue
-		}
-		if !info.IsDir() {
-			f.named[path] = true
-			add(path)
-			continue
-		}
-		entries, err := os.ReadDir(path)
-		if err != nil {
-			f.failed[path] = err
-			continue
-		}
-		for _, e := range entries {
-			file := filepath.Join(path, e.Name())
-			if !isFlowFile(e.Name()) {
-				continue
-			}
-			if info, err := os.Stat(file); err == nil && !info.IsDir() { // what a link points to counts
-				add(file)
+			if _, dir := os.ReadDir(path); dir != nil {
+				found.failed[path] = err
 			}
 		}
+		found.files = append(found.files, files...)
 	}
-	return f
+	found.files, _ = config.Files(found.files) // each once; one that has just gone is found wrong by whoever reads it
+	return found
 }
 
-// isFlowFile says whether a file of a directory is taken for a flow's.
-func isFlowFile(name string) bool {
-	ext := filepath.Ext(name)
-	base := strings.TrimSuffix(name, ext)
-	return (ext == ".yaml" || ext == ".yml") && !strings.HasPrefix(name, ".") && !strings.HasSuffix(base, ".test")
+// missing says why the flow of a file that was not found goes on; empty where it is to stop.
+func (f *scanned) missing(paths []string, file string) string {
+	for _, path := range paths {
+		err := f.failed[path]
+		switch {
+		case err == nil:
+		case path == file:
+			return fmt.Sprintf("%v: it was named when the process was started, so its flow goes on; put it back, or stop the flow", err)
+		case path == filepath.Dir(file):
+			return fmt.Sprintf("%v: the flow goes on", err)
+		}
+	}
+	return ""
 }
 
-// problems are what stops a process from starting.
-func (f *scanned) problems() config.Problems {
-	var ps config.Problems
-	for path, err := range f.failed {
-		ps = append(ps, problemsOf(path, err)...)
+// file is a flow file as it was read: either flow or err is set.
+type file struct {
+	path string
+	flow *config.Flow
+	err  error
+}
+
+// read lints all files. What is wrong between two files is said of the later one.
+func (s *Supervisor) read(paths []string) ([]*file, error) {
+	linted, err := s.o.Lint(paths)
+	if err != nil {
+		return nil, err
 	}
-	slices.SortFunc(ps, func(a, b *config.Problem) int { return strings.Compare(a.File, b.File) })
-	if len(ps) == 0 && len(f.files) == 0 {
-		ps = config.Problems{{File: ".", Message: "no flow file: a directory is read for files *.yaml and *.yml, those that are hidden and *.test.yaml left out"}}
+	files := make([]*file, len(linted))
+	for i, l := range linted {
+		files[i] = &file{path: l.Path, flow: l.Flow}
+		var wrong config.Problems
+		for _, p := range l.Findings {
+			if p.Severity == config.SeverityError {
+				wrong = append(wrong, p)
+			}
+		}
+		if len(wrong) > 0 {
+			files[i].flow, files[i].err = nil, wrong
+		}
 	}
-	return ps
+	return files, nil
+}
+
+// reread lints all files in such an order that what is wrong between two of them is said of the
+// one that is new, or was changed. Running are the configurations by path, owners the paths by name.
+func (s *Supervisor) reread(paths []string, running map[string]*config.Flow, owners map[string]string) ([]*file, error) {
+	files, err := s.read(paths)
+	if err != nil {
+		return nil, err
+	}
+	rank := map[string]int{}
+	for _, f := range files {
+		switch runs := running[f.path]; {
+		case runs == nil:
+			rank[f.path] = 2
+		case f.flow == nil || !same(runs, f.flow):
+			rank[f.path] = 1
+		}
+	}
+	ordered := slices.Clone(paths)
+	slices.SortStableFunc(ordered, func(a, b string) int { return rank[a] - rank[b] })
+	if files, err = s.read(ordered); err != nil {
+		return nil, err
+	}
+	wrong := map[string]bool{}
+	for _, f := range files {
+		wrong[f.path] = f.err != nil
+	}
+	for _, f := range files { // a file that nobody can read keeps its name, too
+		if f.flow == nil {
+			continue
+		}
+		if owner := owners[f.flow.Name]; owner != f.path && wrong[owner] {
+			f.flow, f.err = nil, fmt.Errorf("flow %q is that of %s, which is wrong now, and goes on", f.flow.Name, owner)
+		}
+	}
+	return files, nil
 }
 
 // problemsOf makes findings of an error.
@@ -95,55 +125,7 @@ func problemsOf(path string, err error) config.Problems {
 	case errors.As(err, &ps):
 		return ps
 	}
-	return config.Problems{{File: path, Message: err.Error()}}
-}
-
-// file is a flow file as it was read: either flow or err is set.
-type file struct {
-	path string
-	flow *config.Flow
-	err  error
-}
-
-// load reads all files.
-func (s *Supervisor) load(paths []string) []*file {
-	files := make([]*file, len(paths))
-	for i, path := range paths {
-		f := &file{path: path}
-		f.flow, f.err = s.o.Load(path)
-		files[i] = f
-	}
-	return files
-}
-
-// refuseDuplicates refuses files whose flow's name another file has. One that has had the name so far
-// (owners: paths by name) keeps it.
-func (s *Supervisor) refuseDuplicates(files []*file, owners map[string]string) {
-	byPath, byName := map[string]*file{}, map[string][]*file{}
-	for _, f := range files {
-		byPath[f.path] = f
-		if f.err == nil {
-			byName[f.flow.Name] = append(byName[f.flow.Name], f)
-		}
-	}
-	for name, claims := range byName {
-		owner := byPath[owners[name]]
-		if owner != nil && (owner.err != nil || owner.flow.Name == name) {
-			claims = slices.DeleteFunc(claims, func(f *file) bool { return f == owner })
-		} else if len(claims) > 1 {
-			owner = nil
-		} else {
-			continue
-		}
-		for i, f := range claims {
-			other := owner
-			if other == nil {
-				other = claims[(i+1)%len(claims)]
-			}
-			f.flow, f.err = nil, fmt.Errorf("flow %q is that of %s, too, and positions, metrics and dead letters belong to the name: rename one of them",
-				name, other.path)
-		}
-	}
+	return config.Problems{{File: path, Severity: config.SeverityError, Message: err.Error()}}
 }
 
 // warn logs the findings that do not stop a flow.

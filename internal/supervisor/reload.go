@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -74,14 +73,16 @@ func (s *Supervisor) reload(ctx context.Context, asked bool) (ReloadReport, erro
 		return ReloadReport{}, stateErrorf("the process is stopping")
 	}
 	found := scan(s.o.Paths)
-	files := s.load(found.files)
 	units := s.all()
-	owners := make(map[string]string, len(units))
+	owners, running := make(map[string]string, len(units)), make(map[string]*config.Flow, len(units))
 	for _, u := range units {
-		name, file := u.place()
-		owners[name] = file
+		name, path := u.place()
+		owners[name], running[path] = path, u.config()
 	}
-	s.refuseDuplicates(files, owners)
+	files, err := s.reread(found.files, running, owners)
+	if err != nil {
+		return ReloadReport{}, err
+	}
 	s.checkAdmin(files)
 
 	changes, report := s.plan(found, files, units, owners)
@@ -162,21 +163,6 @@ func (s *Supervisor) plan(found *scanned, files []*file, units []*unit, owners m
 		}
 	}
 	return changes, report
-}
-
-// missing says why the flow of a file that was not found goes on; empty where it is to stop.
-func (f *scanned) missing(paths []string, file string) string {
-	for _, path := range paths {
-		err := f.failed[path]
-		switch {
-		case path != file && path != filepath.Dir(file):
-		case err != nil && path == file:
-			return fmt.Sprintf("%v: it was named when the process was started, so its flow goes on; put it back, or stop the flow", err)
-		case err != nil:
-			return fmt.Sprintf("%v: the flow goes on", err)
-		}
-	}
-	return ""
 }
 
 // apply makes one flow what its file says.
@@ -336,14 +322,17 @@ func (s *Supervisor) said(report ReloadReport, asked bool) {
 	accepted := false
 	var refused error
 	for _, f := range report.Flows {
-		attrs := []any{slog.String("flow", f.Name), slog.String("file", f.File)}
+		attrs := []any{slog.String("file", f.File)}
+		if f.Name != "" {
+			attrs = append(attrs, slog.String("flow", f.Name))
+		}
 		switch f.Outcome {
 		case Unchanged, Failed, Restored: // nothing happened, or it was said
 		case Refused:
 			s.refused[f.File] = f.Reason
 			if asked || before[f.File] != f.Reason {
 				refused = errors.New(f.Reason)
-				s.log.Error("the flow file is refused, and what ran goes on", append(attrs, slog.String("reason", f.Reason))...)
+				s.log.Error("the flow file is refused, and nothing changes", append(attrs, slog.String("reason", f.Reason))...)
 			}
 		case Changed, Started, Ended:
 			accepted = true

@@ -39,9 +39,9 @@ func stateErrorf(f string, a ...any) error { return stateError(fmt.Sprintf(f, a.
 type Options struct {
 	// Paths are flow files, and directories of them. Required.
 	Paths []string
-	// Load reads and checks a flow file; the error is a config.Problems where the file is
-	// wrong. It must use one connect.Registry for all. Required.
-	Load func(path string) (*config.Flow, error)
+	// Lint reads and checks flow files, as config.Lint does, always with the same
+	// connect.Registry. Required.
+	Lint func(paths []string) ([]*config.Linted, error)
 	// Watch makes changes of the files count without Reload.
 	Watch bool
 	// Logger; default slog.Default().
@@ -90,11 +90,12 @@ func New(o Options) (*Supervisor, error) {
 		o: o, log: o.Logger, over: make(chan error, 1), reloading: make(chan struct{}, 1),
 		units: map[string]*unit{}, refused: map[string]string{},
 	}
-	found := scan(o.Paths)
-	s.alone = len(o.Paths) == 1 && found.named[o.Paths[0]]
-	ps := found.problems()
-	files := s.load(found.files)
-	s.refuseDuplicates(files, nil)
+	files, err := s.read(o.Paths)
+	if err != nil {
+		return nil, err
+	}
+	s.alone = len(o.Paths) == 1 && len(files) == 1 && files[0].path == o.Paths[0]
+	var ps config.Problems
 	for _, f := range files {
 		ps = append(ps, problemsOf(f.path, f.err)...)
 	}
@@ -105,7 +106,7 @@ func New(o Options) (*Supervisor, error) {
 	s.admin, s.adminSeen = admin, admin
 	for _, f := range files {
 		if err := s.check(f.flow); err != nil {
-			return nil, config.Problems{{File: f.path, Message: err.Error()}}
+			return nil, problemsOf(f.path, err)
 		}
 		s.warn(f)
 		s.units[f.flow.Name] = newUnit(s, f.path, f.flow)
@@ -123,7 +124,7 @@ func adminOf(files []*file) (admin config.Admin, ps config.Problems) {
 			first, admin = f.path, f.flow.Admin
 		case f.flow.Admin != admin:
 			ps = append(ps, &config.Problem{
-				File: f.path, Path: "admin",
+				File: f.path, Path: "admin", Severity: config.SeverityError,
 				Message: "admin is not what it is in " + first + ", and a process has one admin server; make them equal, or leave all but one out",
 			})
 		}

@@ -66,7 +66,8 @@ func (s *Supervisor) concerns(e fsnotify.Event) bool {
 		return false
 	}
 	name := filepath.Base(e.Name)
-	return name == "..data" || isFlowFile(name) || slices.ContainsFunc(s.o.Paths, func(path string) bool {
+	ext := filepath.Ext(name)
+	return name == "..data" || ext == ".yaml" || ext == ".yml" || slices.ContainsFunc(s.o.Paths, func(path string) bool {
 		return filepath.Base(path) == name
 	})
 }

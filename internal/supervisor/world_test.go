@@ -93,8 +93,8 @@ func newWorld(t *testing.T) *world {
 	}
 	w.options = supervisor.Options{
 		Paths: []string{w.dir}, Metrics: w.metrics, Logger: slog.New(slog.NewTextHandler(&w.messages, nil)),
-		Load: func(path string) (*config.Flow, error) {
-			return config.LoadFile(path, config.Options{Registry: registry})
+		Lint: func(paths []string) ([]*config.Linted, error) {
+			return config.Lint(paths, config.Options{Registry: registry})
 		},
 	}
 	t.Cleanup(func() {
