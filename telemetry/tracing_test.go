@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
@@ -350,5 +351,58 @@ func TestShutdownIsBounded(t *testing.T) {
 	}
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it took %s", took)
+	}
+}
+
+// discard is an exporter that has no work.
+type discard struct{}
+
+func (discard) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error { return nil }
+func (discard) Shutdown(context.Context) error                             { return nil }
+
+// BenchmarkBatch is what telemetry costs a batch of 20,000 records, all of them of sampled spans, without the
+// sending. The batch itself costs some 30 ms.
+func BenchmarkBatch(b *testing.B) {
+	p := sdktrace.NewTracerProvider(sdktrace.WithBatcher(discard{}))
+	defer func() { _ = p.Shutdown(b.Context()) }()
+	r := NewRegistry("v1")
+	r.Trace(newTracing(p, "v1"))
+	m := r.Flow("f")
+	m.Describe("kafka", "postgres", &flow.Config{Source: group{}})
+	batch := contexts()["sampled"]
+	stats := flow.BatchStats{Records: 20_000, Rows: 20_000, Write: time.Millisecond, Decode: time.Millisecond, Oldest: 1}
+	run := func(name string, tap flow.Tap) {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if tap != nil {
+					tap.Read(0, batch)
+					tap.Decoded(0, batch)
+				}
+				m.BatchWritten(stats)
+				if tap != nil {
+					tap.Written(0, batch, &stats)
+				}
+			}
+		})
+	}
+	run("metrics", nil)
+	run("metrics and traces", m.Tap())
+}
+
+// BenchmarkScrape is what one look of Prometheus costs, at a flow of 64 partitions.
+func BenchmarkScrape(b *testing.B) {
+	r := NewRegistry("v1")
+	s := exampleStatus()
+	for len(s.Partitions) < 64 {
+		p := s.Partitions[0]
+		p.ID = int32(len(s.Partitions)) //nolint:gosec // below 64
+		s.Partitions = append(s.Partitions, p)
+	}
+	r.Flow("f").Watch(func() flow.Status { return s })
+	for b.Loop() {
+		if _, err := r.Gatherer().Gather(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
