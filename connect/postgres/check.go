@@ -191,20 +191,20 @@ func (c *checker) clock(ctx context.Context) error {
 			best, skew = took, time.UnixMicro(parseInt64(rows[0][0])).Sub(began.Add(took/2))
 		}
 	}
-	what, found := "clock", fmt.Sprintf("the server's clock is %s %s ours; a round trip takes %s", round(skew.Abs()), aheadOf(skew), round(best))
+	what, found := "clock", "the server's clock agrees with ours"
+	switch {
+	case skew > max(best, time.Millisecond):
+		found = fmt.Sprintf("the server's clock is %s ahead of ours", round(skew))
+	case -skew > max(best, time.Millisecond):
+		found = fmt.Sprintf("the server's clock is %s behind ours", round(-skew))
+	}
+	found += fmt.Sprintf("; a round trip takes %s", round(best))
 	if skew.Abs() > maxSkew {
 		c.warn(what, "", "synchronise both clocks (chrony, systemd-timesyncd): times in the tables, and latencies, are off by it", "%s", found)
 	} else {
 		c.ok(what, "%s", found)
 	}
 	return nil
-}
-
-func aheadOf(skew time.Duration) string {
-	if skew < 0 {
-		return "behind"
-	}
-	return "ahead of"
 }
 
 func round(d time.Duration) time.Duration {

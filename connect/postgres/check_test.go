@@ -80,7 +80,7 @@ func TestCheckFindsNothingWhereAllIsWell(t *testing.T) {
 	f.wantOK()
 	f.want(connect.CheckOK, "PostgreSQL at 127.0.0.1:", "", "version 15", "12 and later")
 	f.want(connect.CheckOK, "encryption", "", "does not leave this machine")
-	f.want(connect.CheckOK, "clock", "", "round trip")
+	f.want(connect.CheckOK, "clock", "", "agrees with ours", "round trip")
 	f.want(connect.CheckOK, "connections", "", "max_connections of the server")
 	f.want(connect.CheckOK, "table public.t", "", "3 of its 3 columns", "0 indexes")
 	f.want(connect.CheckOK, "tables public.penstock_flow, public.penstock_checkpoint, public.penstock_dead_letter", "", "at the first start")
@@ -99,7 +99,7 @@ func TestCheckNamesEachColumnThatDoesNotFit(t *testing.T) {
 	t.Parallel()
 	d := newDB(t, "CREATE TABLE t (device_id text, seq numeric(3)[], must int NOT NULL, filled int NOT NULL DEFAULT 1)", "CREATE VIEW v AS SELECT 1 AS seq")
 	f := d.check(SinkConfig{TableConfig: TableConfig{Table: "t", Mode: ModeUpsert, Key: []string{"device_id"}}})
-	f.want(connect.CheckFailed, "column seq of table public.t", "columns.seq", "is numeric(3,0)[]", "the flow has int8", "ALTER TABLE public.t ALTER COLUMN seq TYPE int8")
+	f.want(connect.CheckFailed, "column seq of table public.t", "columns.seq", "is numeric(3,0)[]", "the flow has int8", "decode it as numeric(3,0)[]", "ALTER TABLE public.t ALTER COLUMN seq TYPE int8")
 	f.want(connect.CheckFailed, "column temp of table public.t", "columns.temp", "there is no column temp", "ALTER TABLE public.t ADD COLUMN temp float8;")
 	f.want(connect.CheckFailed, "column must of table public.t", "columns.must", "NOT NULL without a default", "DROP NOT NULL")
 	f.want(connect.CheckFailed, "table public.t", "key", "needs a unique index", "CREATE UNIQUE INDEX ON public.t (device_id);")
@@ -140,6 +140,8 @@ func TestCheckNamesTheRightsThatAreMissing(t *testing.T) {
 	f.want(connect.CheckWarning, "role "+role+" on table public.t", "table", "may not delete rows", "GRANT DELETE ON public.t TO "+role+";")
 	f.want(connect.CheckFailed, "table public.penstock_checkpoint", "checkpoint_schema", "GRANT SELECT, INSERT, UPDATE ON public.penstock_checkpoint TO "+role)
 	f.want(connect.CheckFailed, "table public.penstock_dead_letter", "dead_letter_table", "GRANT INSERT")
+	d.exec("GRANT INSERT ON penstock_dead_letter TO " + role)
+	d.check(cfg).want(connect.CheckOK, "table public.penstock_dead_letter", "", "a role needs SELECT, UPDATE, DELETE, too")
 	f = d.check(SinkConfig{URL: strings.Replace(url, role, "nobody_at_all", 1), TableConfig: cfg.TableConfig})
 	f.want(connect.CheckFailed, "PostgreSQL at ", "url", "nobody_at_all", "Check user and password")
 	d.exec("ALTER ROLE " + role + " CONNECTION LIMIT 4")
@@ -196,6 +198,14 @@ func TestCheckKnowsWhatIsInTheWay(t *testing.T) {
 	if len(f.all) != 1 || f.all[0].Next == "" {
 		t.Errorf("got:\n%s", f)
 	}
+}
+
+func TestCheckRefusesAStandby(t *testing.T) {
+	t.Parallel()
+	d := newDB(t)
+	standby := testservice.StartPostgres(t).StartStandby()
+	f := d.check(SinkConfig{URL: "postgres://postgres@" + standby.Addr() + "/postgres?sslmode=disable", TableConfig: TableConfig{Table: "t", CreateTable: true}})
+	f.want(connect.CheckFailed, "replication", "url", "is a standby", "target_session_attrs=read-write")
 }
 
 func TestDescribe(t *testing.T) {

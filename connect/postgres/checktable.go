@@ -188,7 +188,17 @@ func (c *checker) ownTables(ctx context.Context, p *place) error {
 			c.add(connect.CheckFailed, what, field, "as the owner, run:\n"+own.grant(p.role)+";", "the role %s lacks the right to %s", p.role, strings.Join(lacking, ", "))
 			continue
 		}
-		c.ok(what, "there, and the role %s may use it", p.role)
+		found := fmt.Sprintf("there, and the role %s may use it", p.role)
+		if i == ownDead {
+			own.rights = letterRights
+			if lacking, err = own.lackingRights(ctx, c.pg); err != nil {
+				return classify("check the rights on "+own.name.String(), err)
+			}
+			if len(lacking) > 0 {
+				found += "; to look at, redrive and drop dead letters a role needs " + strings.Join(lacking, ", ") + ", too"
+			}
+		}
+		c.ok(what, "%s", found)
 	}
 	if len(missing) == 0 {
 		return nil

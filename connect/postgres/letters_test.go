@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/testservice"
 )
 
 // letterRig is a sink of which no method but those of the letter log is called.
@@ -195,6 +196,7 @@ func TestALetterThatIsThereTwiceIsOne(t *testing.T) {
 func TestTakingIsAllOrNone(t *testing.T) {
 	t.Parallel()
 	r := newLetters(t)
+	r.sink.cfg.URL = testservice.PgBouncer(t, r.url)
 	r.keep("", 1, 2, 3, 4)
 	all := r.places()
 	r.take("a", all[1:2])

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/testservice"
 )
 
 const checkpointRows = "SELECT flow, topic, partition, topic_id, next_offset, leader_epoch FROM penstock_checkpoint ORDER BY 1, 2, 3"
@@ -43,7 +44,7 @@ func TestSettingPositionsFencesWhoeverRuns(t *testing.T) {
 func TestAFlowStartsWhereItWasSetBeforeItEverRan(t *testing.T) {
 	t.Parallel()
 	d := newDB(t)
-	s := d.letterLog(d.url).sink
+	s := d.letterLog(testservice.PgBouncer(t, d.url)).sink
 	setup := flow.Setup{Flow: "test", ClusterID: "c1", Source: "group g, topics telemetry"}
 	if err := s.SetPositions(t.Context(), setup, []flow.Position{positionAt(0, 40), positionAt(1, 41)}); err != nil {
 		t.Fatal(err)

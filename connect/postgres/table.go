@@ -245,7 +245,11 @@ func (t *table) checkField(f *flow.Field, mode string, key []string) *fault {
 		if err != nil {
 			return faultf(f.Name, "", "%v", err)
 		}
-		return faultf(f.Name, fmt.Sprintf("decode it as %s, or ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s;", c.typ, t.tableName, name, typ, name, typ),
+		mend := fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s;", t.tableName, name, typ, name, typ)
+		if fits, ok := c.field(); ok {
+			mend = "decode it as " + fits.Type + ", or " + mend
+		}
+		return faultf(f.Name, mend,
 			"column %s is %s, and the flow has %s, which cannot be written into it", name, c.typ, f.Type)
 	}
 	return nil
