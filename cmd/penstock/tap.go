@@ -47,7 +47,7 @@ Exit codes: 0 ended by --limit or Ctrl-C; 1 no penstock answers, or it refuses; 
 	cmd.Flags().IntVar(&q.Rate, "rate", 10, "most records per second, up to 1000")
 	cmd.Flags().IntVarP(&q.Limit, "limit", "n", 0, "end after so many records; 0: go on")
 	output := present.AddFormat(cmd)
-	_ = cmd.RegisterFlagCompletionFunc("stage", cobra.FixedCompletions(tap.Stages, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
+	completeFlag(cmd, "stage", tap.Stages...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if q.Where != "" {
 			if _, err := expr.NewFilter(q.Where); err != nil {

@@ -179,7 +179,7 @@ func (c *Client) Tap(ctx context.Context, name string, q TapQuery, ready func(),
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // what was wanted has been read
 	ready()
 	lines := bufio.NewReaderSize(resp.Body, 64<<10)
 	for {
@@ -224,7 +224,7 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // what was wanted has been read
 	out := new(T)
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
 		return nil, c.foreign(err)
@@ -259,13 +259,12 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 	if resp.StatusCode < 300 && resp.Header.Get(versionHeader) != "" {
 		return resp, nil
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // what was wanted has been read
 	return nil, c.refused(resp)
 }
 
 func (c *Client) unanswered(ctx context.Context, err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
 	var unknown x509.UnknownAuthorityError

@@ -96,8 +96,9 @@ func (s *Server) answerFlow(w http.ResponseWriter, name string) {
 // act makes the handler of what a person does with a flow.
 func (s *Server) act(what string, do func(ctx context.Context, name string) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		extend(w)
 		name := r.PathValue("flow")
-		ctx, cancel := s.acting(w, r)
+		ctx, cancel := context.WithTimeout(r.Context(), actWithin)
 		defer cancel()
 		if err := do(ctx, name); err != nil {
 			fail(w, fmt.Sprintf("%s flow %s", what, name), err)
@@ -108,16 +109,16 @@ func (s *Server) act(what string, do func(ctx context.Context, name string) erro
 	}
 }
 
-// acting gives a request the time to start or stop a flow. The context ends with the client,
-// who does not wait any more; what was begun goes on.
-func (*Server) acting(w http.ResponseWriter, r *http.Request) (context.Context, context.CancelFunc) {
-	// Where the deadline cannot be set, as in a test's recorder, there is none.
+// extend gives a request the time to start or stop a flow. Its context ends with the client, who
+// does not wait any more; what was begun goes on.
+func extend(w http.ResponseWriter) {
+	// Where the deadline cannot be set, there is none.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(actWithin + answerWithin))
-	return context.WithTimeout(r.Context(), actWithin)
 }
 
 func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := s.acting(w, r)
+	extend(w)
+	ctx, cancel := context.WithTimeout(r.Context(), actWithin)
 	defer cancel()
 	report, err := s.flows.Reload(ctx)
 	if err != nil {

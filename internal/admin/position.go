@@ -38,7 +38,8 @@ func (s *Server) setPositions(w http.ResponseWriter, r *http.Request) {
 		fail(w, what, &badRequest{err})
 		return
 	}
-	ctx, cancel := s.acting(w, r)
+	extend(w)
+	ctx, cancel := context.WithTimeout(r.Context(), actWithin)
 	defer cancel()
 	plan, err := s.flows.SetPositions(ctx, name, target, ask.Apply)
 	if err != nil {

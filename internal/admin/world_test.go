@@ -75,8 +75,8 @@ func newWorld(t *testing.T, names ...string) *world {
 	log := slog.New(slog.DiscardHandler)
 	w.flows, err = supervisor.New(supervisor.Options{
 		Paths: []string{w.dir}, Logger: log, Metrics: metrics,
-		Load: func(path string) (*config.Flow, error) {
-			return config.LoadFile(path, config.Options{Registry: registry})
+		Lint: func(paths []string) ([]*config.Linted, error) {
+			return config.Lint(paths, config.Options{Registry: registry})
 		},
 	})
 	if err != nil {
@@ -128,6 +128,11 @@ func (w *world) writeText(name, text string) {
 // produce writes n records, half of them to each partition.
 func (w *world) produce(topic string, n int) {
 	w.t.Helper()
+	w.produceUntil(w.t.Context(), topic, n)
+}
+
+func (w *world) produceUntil(ctx context.Context, topic string, n int) {
+	w.t.Helper()
 	records := make([]*kgo.Record, n)
 	for i := range records {
 		records[i] = &kgo.Record{
@@ -135,7 +140,7 @@ func (w *world) produce(topic string, n int) {
 			Headers: []kgo.RecordHeader{{Key: "h", Value: []byte{0xff}}},
 		}
 	}
-	if err := w.producer.ProduceSync(w.t.Context(), records...).FirstErr(); err != nil {
+	if err := w.producer.ProduceSync(ctx, records...).FirstErr(); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -181,7 +186,7 @@ func (w *world) keepProducing(topic string) func() int64 {
 		for {
 			select {
 			case <-tick.C:
-				w.produce(topic, 2)
+				w.produceUntil(context.WithoutCancel(ctx), topic, 2) // all of them or none
 				n += 2
 			case <-ctx.Done():
 				return
