@@ -25,6 +25,8 @@ var (
 // sourceOf is what the source has; nothing where it cannot be reached, which its own checks say.
 func sourceOf(ctx context.Context, src *SourceConfig) *sourceTopics {
 	if src != nil {
+		ctx, cancel := context.WithTimeout(ctx, 2*reachTime) // the rest is looked at all the same
+		defer cancel()
 		if found, err := lookAtSource(ctx, src, slog.New(slog.DiscardHandler)); err == nil {
 			return found
 		}

@@ -268,7 +268,7 @@ func TestDeadLetterTopicAndTargetAreChecked(t *testing.T) {
 	wantCheck(t, bad, connect.CheckFailed, "topic", "cleanup.policy is compact", "cleanup.policy=delete")
 	wantCheck(t, bad, connect.CheckFailed, "topic", "min.insync.replicas is 2", "no write can succeed", "min.insync.replicas=1")
 	wantCheck(t, bad, connect.CheckFailed, "topic", "up to 1000 bytes", src.Topics[0]+" has up to 3000000", "max.message.bytes=3000000")
-	wantCheck(t, letters("no-such-topic"), connect.CheckFailed, "topic", "does not exist")
+	wantCheck(t, letters("no-such-topic"), connect.CheckFailed, "topic", "does not exist", "set create: true")
 	wantCheck(t, letters("no-such-topic", create), connect.CheckOK, "topic", "is created when the flow starts, with 2 partitions")
 	wantCheck(t, letters("no-such-topic", create, func(c *DeadLetterConfig) { c.Replication = 3 }), connect.CheckFailed, "replication", "3 replicas", "set replication to 1")
 	if md, err := b.adm.Metadata(t.Context(), "no-such-topic"); err != nil || md.Topics["no-such-topic"].Err == nil {

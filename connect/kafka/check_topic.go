@@ -178,6 +178,9 @@ func (k *checks) target(ctx context.Context, w *written) *kadm.TopicDetail {
 		return nil
 	}
 	if !k.usable(&t, w.field, kadm.OpWrite, mayWrite(w.topic)) {
+		if errors.Is(t.Err, kerr.UnknownTopicOrPartition) {
+			k.list[len(k.list)-1].Next += "; or set create: true"
+		}
 		return nil
 	}
 	before := len(k.list)

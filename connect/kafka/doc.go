@@ -1,6 +1,6 @@
 // Package kafka reads flows from Apache Kafka (Source), writes them to topics
 // (Sink at least once, TransactionalSink exactly once within a cluster) and
-// writes dead letters to a topic (DeadLetters), on franz-go.
+// keeps dead letters in a topic (DeadLetters; LetterLog for those who work with them), on franz-go.
 //
 // What belongs here: everything that speaks to a Kafka cluster for a flow: the
 // connection (TLS, SASL) and what its errors mean to a person, the group
