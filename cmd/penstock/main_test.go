@@ -122,6 +122,7 @@ func TestExitCodes(t *testing.T) {
 		{"lint of no file", []string{"lint", "/nonexistent.yaml"}, 2, "nonexistent"},
 		{"run of a wrong file", []string{"run", bad}, 2, `did you mean "table"?`},
 		{"run of a directory without flows", []string{"run", t.TempDir()}, 2, "no flow file"},
+		{"run of one flow twice", []string{"run", good, write(t, goodFlow)}, 2, "is the name of another flow, too: "},
 		{"run of several wrong files", []string{"run", bad, bad + "x"}, 2, "no such file"},
 		{"dry run of two files", []string{"run", "--dry-run", good, good}, 2, "give one file"},
 		{"run of a wrong setting", []string{"run", good, "--set", "lanes=x"}, 2, "whole number"},
@@ -286,7 +287,7 @@ func TestRunOfADirectoryGoesOnWithoutAFailedFlow(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"waits.yaml": strings.Replace(goodFlow, "flow: telemetry", "flow: waits", 1),
+		"waits.yaml": strings.NewReplacer("flow: telemetry", "flow: waits", "table: telemetry", "table: waits").Replace(goodFlow),
 		"fails.yaml": strings.Replace(goodFlow, "flow: telemetry\nsource:\n  kafka:\n", "flow: fails\nsource:\n  kafka:\n    tls: {ca_file: /nonexistent/ca.pem}\n", 1),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
