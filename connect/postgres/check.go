@@ -155,27 +155,40 @@ func (c *checker) poolSize() string {
 	return "a server connection for each lane and one more"
 }
 
-// encryption says whether somebody on the way can read or change what is sent.
+// encryption looks whether somebody on the way can read or change what is sent.
 func (c *checker) encryption() {
-	const what = "encryption"
 	cfg, err := parseURL(c.sink.cfg.URL)
 	if err != nil {
 		return
 	}
-	conn, encrypted := c.pg.Conn().(*tls.Conn)
-	remote := c.pg.Conn().RemoteAddr()
-	tcp, isTCP := remote.(*net.TCPAddr)
-	switch {
-	case !encrypted && (!isTCP || tcp.IP.IsLoopback()):
-		c.ok(what, "none, and the connection does not leave this machine")
-	case !encrypted:
-		c.warn(what, "url", "sslmode=verify-full in url, and sslrootcert if the server's CA is not a public one", "none: whoever is on the way to %s can read and change what is sent", remote)
-	case cfg.TLSConfig == nil || cfg.TLSConfig.InsecureSkipVerify && cfg.TLSConfig.VerifyPeerCertificate == nil && cfg.TLSConfig.VerifyConnection == nil:
-		c.warn(what, "url", "sslmode=verify-full in url, and sslrootcert if the server's CA is not a public one",
-			"%s, but who the server is, is not verified", tls.VersionName(conn.ConnectionState().Version))
-	default:
-		c.ok(what, "%s, and the server's certificate is verified", tls.VersionName(conn.ConnectionState().Version))
+	version := ""
+	if conn, ok := c.pg.Conn().(*tls.Conn); ok {
+		version = tls.VersionName(conn.ConnectionState().Version)
 	}
+	fault, found := judgeEncryption(cfg.TLSConfig, version, c.pg.Conn().RemoteAddr())
+	if fault {
+		c.warn("encryption", "url", "set sslmode=verify-full in url, and sslrootcert if the server's CA is not a public one", "%s", found)
+	} else {
+		c.ok("encryption", "%s", found)
+	}
+}
+
+// judgeEncryption judges a connection; version is that of TLS, empty without it.
+func judgeEncryption(cfg *tls.Config, version string, remote net.Addr) (fault bool, found string) {
+	tcp, isTCP := remote.(*net.TCPAddr)
+	here := !isTCP || tcp.IP.IsLoopback()
+	verified := version != "" && cfg != nil && (!cfg.InsecureSkipVerify || cfg.VerifyPeerCertificate != nil || cfg.VerifyConnection != nil)
+	switch {
+	case verified:
+		return false, version + ", and the server's certificate is verified"
+	case here && version == "":
+		return false, "none, and the connection does not leave this machine"
+	case here:
+		return false, version + ", and the connection does not leave this machine"
+	case version == "":
+		return true, fmt.Sprintf("none: whoever is on the way to %s can read and change what is sent", remote)
+	}
+	return true, version + ", but nobody checks who the server is"
 }
 
 // clock compares the clocks. Of several round trips the shortest tells most.

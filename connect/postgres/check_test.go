@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -198,6 +199,38 @@ func TestCheckKnowsWhatIsInTheWay(t *testing.T) {
 	if len(f.all) != 1 || f.all[0].Next == "" {
 		t.Errorf("got:\n%s", f)
 	}
+}
+
+func TestCheckJudgesTheEncryption(t *testing.T) {
+	t.Parallel()
+	server := testservice.PostgresTLS(t)
+	here, away := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 5432}
+	for _, c := range []struct {
+		params  []string
+		version string
+		remote  net.Addr
+		fault   bool
+		found   string
+	}{
+		{nil, "", here, false, "does not leave this machine"},
+		{nil, "", &net.UnixAddr{}, false, "does not leave this machine"},
+		{nil, "", away, true, "10.0.0.1:5432 can read"},
+		{[]string{"sslmode", "require"}, "TLS 1.3", here, false, "TLS 1.3"},
+		{[]string{"sslmode", "require"}, "TLS 1.3", away, true, "nobody checks who the server is"},
+		{[]string{"sslmode", "verify-ca", "sslrootcert", server.CAFile}, "TLS 1.3", away, false, "is verified"},
+		{[]string{"sslmode", "verify-full", "sslrootcert", server.CAFile}, "TLS 1.3", away, false, "is verified"},
+	} {
+		cfg, err := parseURL(withParams(t, server.URL, c.params...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fault, found := judgeEncryption(cfg.TLSConfig, c.version, c.remote); fault != c.fault || !strings.Contains(found, c.found) {
+			t.Errorf("%v, %q, %s: %t, %s", c.params, c.version, c.remote, fault, found)
+		}
+	}
+	d := newDB(t)
+	f := d.check(SinkConfig{URL: withParams(t, server.URL, "sslmode", "verify-full", "sslrootcert", server.CAFile), TableConfig: TableConfig{Table: "t", CreateTable: true}})
+	f.want(connect.CheckOK, "encryption", "", "TLS 1.3, and the server's certificate is verified")
 }
 
 func TestCheckRefusesAStandby(t *testing.T) {
