@@ -72,7 +72,7 @@ type Admin struct {
 	Address     string         `yaml:"address" doc:"host:port of the admin server (/metrics, /healthz, /readyz and the API), like 0.0.0.0:9464; off for none. Default: 127.0.0.1:9464 if it is free."`
 	AllowRemote bool           `yaml:"allow_remote" doc:"Serve /metrics, /healthz and /readyz, and nothing else, without login on an address that other machines can reach. The pages are read-only and hold no secrets."`
 	Token       connect.Secret `yaml:"token" doc:"Who asks must show this bearer token: for everything but /healthz and /readyz. At least 16 characters."`
-	TokenFile   string         `yaml:"token_file" doc:"File that holds the token; read again when it changes."`
+	TokenFile   string         `yaml:"token_file" doc:"File that holds the token; read again when it changes. It comes before token."`
 	TLS         AdminTLS       `yaml:"tls" doc:"HTTPS for the admin server."`
 }
 
@@ -101,7 +101,6 @@ func (a *Admin) Validate() error {
 			errs = append(errs, connect.Errorf(path, format, args...))
 		}
 	}
-	refuse(a.Token != "" && a.TokenFile != "", "token_file", "there is a token already; give one of token and token_file")
 	refuse(a.Token != "" && len(a.Token) < minToken, "token", "a token of %d characters can be guessed; want at least %d, like the output of: openssl rand -hex 24", len(a.Token), minToken)
 	refuse((a.TLS.Cert == "") != (a.TLS.Key == ""), "tls", "cert and key belong together; give both")
 	refuse(a.TLS.ClientCA != "" && a.TLS.Cert == "", "tls.client_ca", "client certificates need TLS; give tls.cert and tls.key as well")

@@ -10,8 +10,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/penstockdev/penstock/connect"
+	"github.com/penstockdev/penstock/flow"
 )
 
 func folder(t *testing.T, files map[string]string) string {
@@ -198,6 +200,36 @@ func TestWhatAServiceSaysIsAtItsField(t *testing.T) {
 		}
 		if c.flow == plain && strings.Contains(p.Text(), "hunter2") {
 			t.Errorf("a secret is shown: %s", p.Text())
+		}
+	}
+}
+
+func TestSetupIsWhatTheEngineWouldTellTheSink(t *testing.T) {
+	log := &flow.Log{ClusterID: "c", Name: "topics a", Partitions: make([]flow.PartitionInfo, 1)}
+	for text, want := range map[string]flow.Setup{
+		good: {
+			Flow: "telemetry", ClusterID: "c", Source: "topics a", Lanes: 1,
+			Fields: []flow.Field{{Name: "device_id", Type: "text"}, {Name: "seq", Type: "int8", Required: true}},
+		},
+		routed: {
+			Flow: "shop", ClusterID: "c", Source: "topics a", Lanes: 1,
+			Routes: [][]flow.Field{{{Name: "id", Type: "int8"}}, {{Name: "id", Type: "int8"}, {Name: "name", Type: "text"}}},
+		},
+	} {
+		f, err := Load("flow.yaml", []byte(text), testOptions(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := f.Build(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Setup(cfg, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(flow.Setup{}, "Member")); diff != "" {
+			t.Error(diff)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"reflect"
 	"runtime"
 
 	"github.com/penstockdev/penstock/flow"
@@ -52,13 +51,4 @@ func columns(transforms func(lane int) ([]flow.Transform, error)) (fields []flow
 		}
 	}
 	return fields, err
-}
-
-// LocalFile is the file that the sink keeps on this machine: its field is called path; empty
-// where there is none.
-func (f *Flow) LocalFile() string {
-	if f.Sink.Connector == nil {
-		return ""
-	}
-	return fieldNamed[string](f.Sink.Connector.Spec.Type, reflect.ValueOf(f.Sink.Config).Elem(), "path")
 }

@@ -28,10 +28,10 @@ func newDoctor() *cobra.Command {
 		Use:   "doctor [FILE|DIR...]",
 		Short: "Look at services and machine, and say what to do about each finding",
 		Long: `Doctor connects to the services of flow files and says what it finds: what can be
-reached, versions, topics, tables and columns, rights, limits, clocks; and of this machine its
-CPUs, memory, open files, clock, and disks of database files. For each finding it says
-what to do. It creates and changes nothing, and takes part in nothing: flows may run
-meanwhile.
+reached, versions, topics, tables and columns, rights, limits, clocks, disks; and of this
+machine its CPUs, memory, open files, clock, and whether an admin server answers. For
+each finding it says what to do. It creates and changes nothing, and takes part in
+nothing: flows may run meanwhile.
 
 Without files it looks at the machine only.
 

@@ -2,12 +2,9 @@ package doctor
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -20,7 +17,6 @@ import (
 // What flows need at least.
 const (
 	minFiles  = 1024           // connections to every broker, of every lane, and what a database file needs
-	minDisk   = 1 << 30        // bytes free below a database file
 	minWindow = 1 << 20        // bytes of a TCP receive window; 1 MiB at 20 ms are 50 MB/s
 	baseBytes = 64 << 20       // of a process whose buffers are empty
 	maxSkew   = time.Second    // that the kernel admits for its own clock
@@ -40,18 +36,11 @@ type machine struct {
 	flows     int
 	clock     clock
 	window    uint64 // largest TCP receive window
-	disks     []disk
 }
 
 type clock struct {
 	known, synchronized bool
 	maxError            time.Duration
-}
-
-type disk struct {
-	file       string
-	free, size uint64
-	err        error
 }
 
 // Machine looks at this machine and process, and at what the flows will take of it.
@@ -60,11 +49,6 @@ func Machine(files []File) []connect.Check {
 	m.memory, m.container = memoryLimit()
 	for _, f := range files {
 		m.buffers += uint64(max(0, f.Flow.Buffer))
-		if path := f.Flow.LocalFile(); path != "" && !slices.ContainsFunc(m.disks, func(d disk) bool { return filepath.Dir(d.file) == filepath.Dir(path) }) {
-			d := disk{file: path}
-			d.free, d.size, d.err = diskSpace(filepath.Dir(path))
-			m.disks = append(m.disks, d)
-		}
 	}
 	return m.checks()
 }
@@ -77,9 +61,6 @@ func (m *machine) checks() []connect.Check {
 			Found: fmt.Sprintf("at most %s: one connection carries little from a broker or database that is not near", size(m.window)),
 			Next:  `sysctl -w net.ipv4.tcp_rmem="4096 131072 6291456"`,
 		})
-	}
-	for _, d := range m.disks {
-		out = append(out, d.check())
 	}
 	return slices.DeleteFunc(out, func(c connect.Check) bool { return c.What == "" })
 }
@@ -150,27 +131,6 @@ func (m *machine) checkClock() connect.Check {
 		c.Next = "timedatectl set-ntp true, or run chrony (with rtcsync)"
 	case m.clock.maxError > maxSkew:
 		c.Status, c.Next = connect.CheckWarning, "chronyc tracking says how far its sources are"
-	}
-	return c
-}
-
-func (d *disk) check() connect.Check {
-	c := connect.Check{What: "disk of " + d.file, Status: connect.CheckOK}
-	if d.err != nil {
-		c.Status, c.Found = connect.CheckFailed, d.err.Error()
-		if errors.Is(d.err, fs.ErrNotExist) {
-			c.Next = "mkdir -p " + filepath.Dir(d.file)
-		}
-		return c
-	}
-	c.Found = fmt.Sprintf("%s of %s free", size(d.free), size(d.size))
-	switch {
-	case d.size == 0:
-		c.Found = "the folder is there"
-	case d.free < minDisk/10:
-		c.Status, c.Next = connect.CheckFailed, "free space there: a write that finds no room fails, and is tried again"
-	case d.free < minDisk:
-		c.Status, c.Next = connect.CheckWarning, "free space there, or move the file"
 	}
 	return c
 }

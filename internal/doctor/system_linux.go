@@ -1,8 +1,6 @@
 package doctor
 
 import (
-	"fmt"
-	"os"
 	"syscall"
 	"time"
 )
@@ -25,14 +23,4 @@ func readClock() clock {
 		return clock{}
 	}
 	return clock{known: true, synchronized: t.Status&unsynchronized == 0, maxError: time.Duration(t.Maxerror) * time.Microsecond}
-}
-
-// diskSpace is what is left for this user below a folder, in bytes.
-func diskSpace(dir string) (free, size uint64, err error) {
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(dir, &s); err != nil {
-		return 0, 0, fmt.Errorf("looking at the disk: %w", &os.PathError{Op: "statfs", Path: dir, Err: err})
-	}
-	block := uint64(s.Frsize) //nolint:gosec // the size of a block is positive
-	return s.Bavail * block, s.Blocks * block, nil
 }
