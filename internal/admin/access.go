@@ -165,7 +165,8 @@ func (g *guard) handler(l level, next http.Handler) http.Handler {
 // check returns status 0 for a request that is allowed.
 func (g *guard) check(l level, r *http.Request) (status int, title, detail string) {
 	if !g.hasToken() {
-		if origin := r.Header.Get("Origin"); origin != "" || r.Header.Get("Sec-Fetch-Site") == "cross-site" {
+		site := r.Header.Get("Sec-Fetch-Site")
+		if r.Header.Get("Origin") != "" || site != "" && site != "none" && site != "same-origin" {
 			return http.StatusForbidden, "request of a web page",
 				"a web page has sent this request, and without a token nothing tells it from an attack: set admin.token_file where pages are to use the API"
 		}

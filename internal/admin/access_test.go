@@ -56,6 +56,7 @@ func TestWhoMayAskForWhat(t *testing.T) {
 		{"a name that only looks local", local, levelAPI, "127.0.0.1.evil.example", nil, 403, "unknown host"},
 		{"a page's request", local, levelAPI, "127.0.0.1:9464", http.Header{"Origin": {"http://evil.example"}}, 403, "web page"},
 		{"a page's image", local, levelAPI, "127.0.0.1:9464", http.Header{"Sec-Fetch-Site": {"cross-site"}}, 403, "web page"},
+		{"an image of another server of this machine", local, levelAPI, "localhost:9464", http.Header{"Sec-Fetch-Site": {"same-site"}}, 403, "web page"},
 		{"the address bar", local, levelAPI, "127.0.0.1:9464", http.Header{"Sec-Fetch-Site": {"none"}}, 200, ""},
 
 		{"health without the token", localToken, levelHealth, "127.0.0.1", nil, 200, ""},

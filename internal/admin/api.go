@@ -16,7 +16,7 @@ type FlowList struct {
 }
 
 // Flow is a flow as the API shows it. In a FlowList it has no Lanes and Partitions.
-// Counters begin at 0 when the flow starts, and again when it restarts.
+// Counters begin at 0 when the process starts, and go on when the flow is started again.
 type Flow struct {
 	Name   string `json:"name"`
 	File   string `json:"file"`
@@ -24,7 +24,7 @@ type Flow struct {
 	Sink   string `json:"sink"`
 	// State is a flow.State.
 	State string `json:"state"`
-	// Since is when the flow came into its state.
+	// Since is when the flow was last started, stopped or failed.
 	Since time.Time `json:"since"`
 	// Paused and Stopped say what it was told.
 	Paused  bool `json:"paused"`

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -171,6 +172,40 @@ func TestTapEndsWithTheProcessAndWithItsClient(t *testing.T) {
 	w.ended()
 	if err := <-ended; err != nil || time.Since(began3) > 10*time.Second {
 		t.Errorf("a tap whose process has ended after %s: %v", time.Since(began3), err)
+	}
+}
+
+func TestTapsAreBounded(t *testing.T) {
+	w := newWorld(t, "orders")
+	ctx, cancel := context.WithCancel(t.Context())
+	var taps sync.WaitGroup
+	defer taps.Wait()
+	defer cancel()
+	tap := func(ready func()) error {
+		return w.client.Tap(ctx, "orders", admin.TapQuery{}, ready, func(json.RawMessage) error { return nil })
+	}
+	for range admin.MaxTaps {
+		there := make(chan struct{})
+		taps.Go(func() {
+			if err := tap(func() { close(there) }); err != nil {
+				t.Error(err)
+			}
+		})
+		<-there
+	}
+	if err := tap(func() {}); err == nil || !strings.Contains(err.Error(), "end one of them") {
+		t.Errorf("one tap too many: %v", err)
+	}
+}
+
+func TestRatesSurviveANewProcess(t *testing.T) {
+	old := admin.Flow{Records: 1000, Batches: 10, LagRecords: 50}
+	now := admin.Flow{Records: 30, Batches: 3, LagRecords: 20}
+	if r := admin.Between(&old, &now, 10*time.Second); r.Records != 3 || r.Lag != -3 || r.CommitP50 != nil {
+		t.Errorf("%+v", r)
+	}
+	if r := admin.Between(&old, &now, 0); r != (admin.Rates{}) {
+		t.Errorf("rates of no time: %+v", r)
 	}
 }
 

@@ -8,6 +8,9 @@ import (
 	"github.com/penstockdev/penstock/telemetry"
 )
 
+// MaxTaps is how many taps there may be.
+const MaxTaps = maxTaps
+
 // Routes are the routes of a server, as an OpenAPI document names them.
 func Routes() []string {
 	s := &Server{flows: new(supervisor.Supervisor), metrics: telemetry.NewRegistry("")}

@@ -7,8 +7,8 @@ import (
 	"github.com/penstockdev/penstock/telemetry"
 )
 
-// Between returns what happened from one look at a flow to a later one. If the flow was
-// restarted in between, the counters of the later one count from 0.
+// Between returns what happened from one look at a flow to a later one. If the process was
+// started anew in between, the counters of the later one count from 0.
 func Between(old, now *Flow, took time.Duration) Rates {
 	if took <= 0 {
 		return Rates{}

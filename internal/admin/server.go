@@ -10,6 +10,7 @@ import (
 	"net/http/pprof"
 	runtimepprof "runtime/pprof"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -67,6 +68,7 @@ type Server struct {
 	guard   *guard
 	http    *http.Server
 	sampler sampler
+	taps    atomic.Int32 // that are open
 	// closing ends streams, which Shutdown would wait for.
 	closing context.Context
 	close   context.CancelFunc
@@ -146,7 +148,7 @@ func (s *Server) handler() http.Handler {
 	for _, r := range s.routes() {
 		mux.Handle(r.method+" "+r.path, s.guard.handler(r.level, r.handler))
 	}
-	unknown := s.guard.handler(levelHealth, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	unknown := s.guard.handler(levelAPI, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refused := statusRecorder{header: http.Header{}}
 		h, _ := mux.Handler(r)
 		h.ServeHTTP(&refused, r)

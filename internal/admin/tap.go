@@ -18,6 +18,9 @@ import (
 // connection up and a client that is gone is noticed.
 const tapBeat = 15 * time.Second
 
+// maxTaps is how many taps there may be at a time: each costs the flow's lanes a little.
+const maxTaps = 8
+
 // tapOptions reads the query of a tap.
 func tapOptions(r *http.Request) (o tap.Options, err error) {
 	q := r.URL.Query()
@@ -63,6 +66,12 @@ func (s *Server) tap(w http.ResponseWriter, r *http.Request) {
 		fail(w, what, err)
 		return
 	}
+	if s.taps.Add(1) > maxTaps {
+		s.taps.Add(-1)
+		writeProblem(w, http.StatusTooManyRequests, "too many taps", fmt.Sprintf("there are %d taps on the flows of this process already: end one of them", maxTaps))
+		return
+	}
+	defer s.taps.Add(-1)
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.closing, cancel)() //nolint:contextcheck // it ends with the first of two contexts
