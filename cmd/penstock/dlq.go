@@ -292,7 +292,7 @@ variables as --where. The letter keeps its value if it fails again.
 Exit codes: 0 done, or nothing to do, or only looked; 1 it failed, was interrupted, or another job is unfinished;
 2 wrong usage or a wrong flow file.`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
+		RunE: f.run,
 	}
 	f.add(cmd)
 	fl := cmd.Flags()
@@ -348,7 +348,7 @@ func (f *redriveFlags) run(cmd *cobra.Command, args []string) error {
 				return failed(err)
 			}
 		}
-		if f.preview > 0 {
+		if f.preview > 0 && p.Letters > 0 {
 			if report.Preview, err = q.Preview(ctx, p, file.Writings()); err != nil {
 				return failed(err)
 			}

@@ -24,22 +24,39 @@ type layout struct {
 	homes map[flow.Partition]int32
 	split bool
 	all   []int32 // partitions of the log, in order
+	// offsets are those of all letters, where they matter: in a job that is gone on with.
+	offsets map[flow.Partition][]int64
 }
 
-func (y *layout) add(l *flow.Letter) {
+func (y *layout) add(l *flow.Letter, keep bool) {
 	if y.ends == nil {
-		y.ends, y.homes = map[flow.Partition]int64{}, map[flow.Partition]int32{}
+		y.ends, y.homes, y.offsets = map[flow.Partition]int64{}, map[flow.Partition]int32{}, map[flow.Partition][]int64{}
 	}
 	p := l.Partition
 	if _, ok := y.ends[p]; !ok {
 		p.Topic = strings.Clone(p.Topic)
-		y.homes[p] = l.Place.ID
+		y.ends[p], y.homes[p] = 0, l.Place.ID
+	}
+	if keep {
+		y.offsets[p] = append(y.offsets[p], offsetOf(l))
 	}
 	y.ends[p] = max(y.ends[p], offsetOf(l)+1)
 	y.split = y.split || y.homes[p] != l.Place.ID
 	if i, ok := slices.BinarySearch(y.all, l.Place.ID); !ok {
 		y.all = slices.Insert(y.all, i, l.Place.ID)
 	}
+}
+
+// below counts the letters below the positions.
+func (y *layout) below(positions map[flow.Partition]int64) (n int) {
+	for p, offsets := range y.offsets {
+		for _, o := range offsets {
+			if o < positions[p] {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // passes are the partitions of the log to read, in order; -1: all at once.

@@ -90,33 +90,32 @@ func (q *Queue) PlanDrop(ctx context.Context, o Options) (*Plan, error) {
 }
 
 // plan fills p: with the letters that are open and match; or, where there is an unfinished job that
-// the same command has begun, with the letters of that.
+// the same command has begun, with the letters of that. One scan sees which it is.
 func (q *Queue) plan(ctx context.Context, p *Plan) error {
 	p.Flow, p.Place = q.flow, q.Place()
+	begun := &Plan{Flow: p.Flow, Place: p.Place, Kind: p.Kind, options: p.options, edit: p.edit, resumed: true}
 	jobs := jobList{}
-	var groups histogram
+	var open, taken histogram
 	err := q.scan(ctx, q.flow, func(l *flow.Letter) error {
-		if jobs.add(l); len(jobs) > 0 {
-			return nil
+		switch jobs.add(l); {
+		case l.Job == "" && len(jobs) == 0:
+			return p.consider(l, &open)
+		case l.Job != "" && begun.Job == "" && beganBy(l.Job, p.Kind, p.options.command()):
+			begun.Job = strings.Clone(l.Job)
 		}
-		return p.consider(l, &groups)
+		if l.Job != "" && l.Job == begun.Job {
+			taken.add(l, false)
+			begun.add(l)
+		}
+		return nil
 	})
 	for _, j := range jobs.views() {
-		if p.Job != "" || !beganBy(j.Job, p.Kind, p.options.command()) {
+		if j.Job != begun.Job {
 			return &UnfinishedError{Flow: q.flow, JobView: j}
 		}
-		p.Job = j.Job
+		*p, open = *begun, taken
 	}
-	if err == nil && p.Job != "" {
-		*p = Plan{Flow: p.Flow, Place: p.Place, Kind: p.Kind, Job: p.Job, options: p.options, edit: p.edit}
-		groups = histogram{}
-		err = q.ofJob(ctx, p.Job, func(l *flow.Letter) error {
-			groups.add(l, false)
-			p.add(l)
-			return nil
-		})
-	}
-	p.Groups = groups.sorted()
+	p.Groups = open.sorted()
 	return err
 }
 
@@ -153,7 +152,7 @@ func (p *Plan) add(l *flow.Letter) {
 		place.Topic, place.TopicID = strings.Clone(place.Topic), strings.Clone(place.TopicID)
 	}
 	p.places = append(p.places, place)
-	p.layout.add(l)
+	p.layout.add(l, p.resumed)
 	if len(p.samples) < p.options.Samples {
 		p.samples = append(p.samples, cloneLetter(l))
 	}
@@ -167,7 +166,7 @@ func (p *Plan) add(l *flow.Letter) {
 
 // take gives the letters of a new plan to a job.
 func (q *Queue) take(ctx context.Context, p *Plan) error {
-	if p.resumed = p.Job != ""; p.resumed {
+	if p.resumed {
 		return nil
 	}
 	job := newJob(p.Kind, p.options.command())

@@ -26,7 +26,7 @@ func (s *Summary) Table(w io.Writer) error {
 	} else {
 		fmt.Fprintf(w, "flow %s: %s in %s", s.Flow, count(s.Letters, "dead letter"), s.Place)
 		if s.Quarantined > 0 {
-			fmt.Fprintf(w, ", %d of them quarantined: they have failed after every redrive", s.Quarantined)
+			fmt.Fprintf(w, ", %d of them quarantined (see penstock dlq redrive --max-redrives)", s.Quarantined)
 		}
 		fmt.Fprint(w, "\n\n")
 		if err := groupTable(w, s.Groups); err != nil {
@@ -69,6 +69,10 @@ func groupTable(w io.Writer, groups []Group) error {
 
 // LettersTable writes a line for each letter.
 func LettersTable(w io.Writer, views []View) error {
+	if len(views) == 0 {
+		_, err := fmt.Fprintln(w, "no such dead letters")
+		return err
+	}
 	rows := make([][]string, 0, len(views))
 	for i := range views {
 		v := &views[i]
@@ -133,14 +137,17 @@ func textOf(text *string, b []byte) string {
 
 // Table writes the plan.
 func (p *Plan) Table(w io.Writer) error {
-	verb := map[Kind]string{KindRedrive: "redriven", KindDrop: "dropped: they will be gone"}[p.Kind]
+	verb, letters := "redriven", count(p.Letters, "dead letter")
+	if p.Kind == KindDrop {
+		verb = "dropped for good"
+	}
 	switch {
 	case p.Job != "":
-		fmt.Fprintf(w, "job %s is not finished: this goes on with its %s in %s, to be %s\n\n", p.Job, count(p.Letters, "letter"), p.Place, verb)
+		fmt.Fprintf(w, "job %s is not finished: this goes on with its %s in %s, to be %s\n\n", p.Job, letters, p.Place, verb)
 	case p.Letters == 0:
-		fmt.Fprintf(w, "flow %s has no such dead letters to be %s in %s\n", p.Flow, strings.TrimSuffix(verb, ": they will be gone"), p.Place)
+		fmt.Fprintf(w, "flow %s has no such dead letters to be %s in %s\n", p.Flow, verb, p.Place)
 	default:
-		fmt.Fprintf(w, "%s of flow %s in %s to be %s\n\n", count(p.Letters, "dead letter"), p.Flow, p.Place, verb)
+		fmt.Fprintf(w, "%s of flow %s in %s to be %s\n\n", letters, p.Flow, p.Place, verb)
 	}
 	if p.Letters > 0 {
 		if err := groupTable(w, p.Groups); err != nil {

@@ -253,16 +253,7 @@ func (q *Queue) failedAgain(ctx context.Context, name string) (map[deadPlace]aga
 // look looks at what other processes of the job have done.
 func (q *Queue) look(ctx context.Context, s *source) error {
 	if !s.keeps {
-		s.plan.doneBelow = 0
-		err := q.ofJob(ctx, s.plan.Job, func(l *flow.Letter) error {
-			if offsetOf(l) < s.starts[l.Partition] {
-				s.plan.doneBelow++
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
+		s.plan.doneBelow = s.plan.layout.below(s.starts)
 		return q.clearStale(ctx, s, s.starts)
 	}
 	failed, err := q.failedAgain(ctx, s.name)

@@ -130,7 +130,7 @@ func (s *source) Subscribe(ctx context.Context, in flow.Intake) error {
 // Read implements flow.Source.
 func (s *source) Read(ctx context.Context) error {
 	for len(s.pending) == 0 {
-		if s.ended || !s.delivers {
+		if s.ended || !s.delivers || s.reading == nil && s.atEnds() {
 			<-ctx.Done()
 			return nil
 		}
@@ -210,6 +210,16 @@ func (s *source) deliver(items []item) {
 		s.in.Deliver(f)
 		items = items[n:]
 	}
+}
+
+// atEnds says that nothing is left to read.
+func (s *source) atEnds() bool {
+	for p, end := range s.plan.layout.ends {
+		if s.next[p] < end {
+			return false
+		}
+	}
+	return true
 }
 
 // deliverEnds moves the positions to the ends: what is below and was not delivered is done.
