@@ -29,12 +29,13 @@
 // read, not those of directories below, not hidden ones, and not *.test.yaml.
 //
 // All files are read again when one changes (Options.Watch) and when Reload is called. A file that
-// is wrong, or whose flow cannot be made, is refused with its reason: what ran goes on. Flows whose configuration is what it
-// was (a comment was changed) are not touched. A flow that was changed is drained and its position
-// committed; then the new one starts from there. Where the new one fails before it has written for trialTime, what ran
-// before is started again. A file that is gone from its directory stops its flow; a file named on the command line
-// does not.
-// The admin section is that of the process, and needs a restart of it.
+// is wrong, by itself or beside the others, is refused with its reason: what ran goes on. Flows
+// whose configuration is what it was (a comment was changed) are not touched. A flow that was
+// changed is drained, its positions are committed, and the new one starts from there. Where the
+// new one fails within 30 s, or with its first batch, the last one that worked is started again. A
+// file that is gone from its directory stops its flow; one that was named does not. What ${file:…}
+// names is read again with the files, and does not make them be read. The admin section is that of
+// the process, and needs a restart of it.
 //
 // # Health
 //

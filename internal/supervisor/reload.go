@@ -212,10 +212,10 @@ func (s *Supervisor) drop(ctx context.Context, u *unit) FlowReload {
 	defer s.mu.Unlock()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if s.units[name] == u {
-		delete(s.units, name)
-		u.metrics.Remove()
-	}
+	name = u.name // it may have been restored under another one
+	delete(s.units, name)
+	u.metrics.Remove()
+	u.gone = true
 	return r
 }
 
@@ -247,6 +247,14 @@ func (u *unit) replace(ctx context.Context, f *file, asked bool) FlowReload {
 	u.mu.Lock()
 	old, failed := u.cfg, u.err != nil || u.run != nil && u.running() == nil && !u.stopped
 	rejected, stopped, reason := u.rejected, u.stopped, u.reloadError
+	var fallback *config.Flow
+	switch {
+	case failed:
+	case u.run != nil && u.run.unproven():
+		fallback = u.run.fallback
+	default:
+		fallback = old
+	}
 	u.file = f.path
 	u.mu.Unlock()
 	switch {
@@ -285,13 +293,10 @@ func (u *unit) replace(ctx context.Context, f *file, asked bool) FlowReload {
 		u.s.log.Warn("the flow has another name: positions, metrics and dead letters belong to the name, so it begins as a new flow does",
 			slog.String("flow", f.flow.Name), slog.String("was", name), slog.String("file", f.path))
 		if err := u.rename(f.flow.Name); err != nil {
+			_, _ = u.launch(old, nil) //nolint:contextcheck // flows outlive the call that starts them; an error was logged
 			return refuse(err)
 		}
 		r.Name = f.flow.Name
-	}
-	var fallback *config.Flow
-	if !failed {
-		fallback = old
 	}
 	u.refuse("", nil)
 	started, err := u.launch(f.flow, fallback) //nolint:contextcheck // flows outlive the call that starts them

@@ -176,6 +176,25 @@ func TestAFlowThatFailsWithItsFirstBatchIsTakenBack(t *testing.T) {
 	}
 }
 
+func TestTheLastConfigurationThatWorkedComesBack(t *testing.T) {
+	w := newWorld(t)
+	w.file("f")
+	s, _ := w.start()
+	w.await(s, "f", in(flow.StateRunning))
+	w.file("f", "lanes: 1") // nobody knows yet what it is worth
+	if r := w.reload(s, "f"); r.Outcome != supervisor.Changed {
+		t.Errorf("%+v", r)
+	}
+	w.file("f", "    refuse: not here")
+	if r := w.reload(s, "f"); r.Outcome != supervisor.Restored {
+		t.Errorf("%+v", r)
+	}
+	w.file("f")
+	if r := w.reload(s, "f"); r.Outcome != supervisor.Unchanged {
+		t.Errorf("%+v", r)
+	}
+}
+
 // What failed already has nothing to go back to.
 func TestAFailedFlowIsRepairedByItsFile(t *testing.T) {
 	w := newWorld(t)

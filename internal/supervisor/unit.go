@@ -44,8 +44,10 @@ type unit struct {
 	// err is why the flow could not even be made.
 	err             error
 	stopped, paused bool
-	since           time.Time
-	starts          int
+	// gone: its file is, and it is forgotten; who still knows it must not start it.
+	gone   bool
+	since  time.Time
+	starts int
 	// failures counts those in a row.
 	failures int
 	// reloadError says why the file was refused; rejected is what it said then.
@@ -75,6 +77,11 @@ type run struct {
 	// follows from that has been done.
 	done, settled chan struct{}
 	err           error
+}
+
+// unproven says that the run replaces another of the same name, and nothing shows yet that it works.
+func (r *run) unproven() bool {
+	return r.fallback != nil && r.fallback.Name == r.cfg.Name && r.engine.Status().Batches == 0 && time.Since(r.began) < trialTime
 }
 
 func newUnit(s *Supervisor, file string, cfg *config.Flow) *unit {
@@ -184,6 +191,12 @@ func (u *unit) told(r *run) bool {
 // launch makes and runs a flow. An error is noted and logged, unless it is about the process.
 // Called with ops held, and no flow running.
 func (u *unit) launch(cfg, fallback *config.Flow) (*run, error) {
+	u.mu.Lock()
+	name, file, gone := u.name, u.file, u.gone
+	u.mu.Unlock()
+	if gone {
+		return nil, fmt.Errorf("flow %q: %w: its file is gone", name, ErrNoFlow)
+	}
 	ctx, done, err := u.s.begin()
 	if err != nil {
 		return nil, err
@@ -196,7 +209,7 @@ func (u *unit) launch(cfg, fallback *config.Flow) (*run, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	r := &run{
-		engine: engine, cfg: cfg, file: u.file, fallback: fallback, began: time.Now(), cancel: cancel,
+		engine: engine, cfg: cfg, file: file, fallback: fallback, began: time.Now(), cancel: cancel,
 		done: make(chan struct{}), settled: make(chan struct{}),
 	}
 	u.mu.Lock()
