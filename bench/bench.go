@@ -59,6 +59,7 @@ var parts = []part{
 	{"partitions", "1,000 partitions beside 8, Kafka to PostgreSQL", (*Bench).manyPartitions, servers},
 	{"adaptive", "batch.adaptive beside the defaults and the best static setting", (*Bench).adaptive, backlog},
 	{"outage", "the database stands still, or dies, under full load", (*Bench).outage, backlog},
+	{"telemetry", "metrics and traces with sampled links, beside none", (*Bench).telemetry, servers},
 }
 
 func parseOptions(args []string) (Options, error) {

@@ -188,6 +188,11 @@ func (f *Flow) Build(logger *slog.Logger, observer flow.Observer) (flow.Config, 
 		Logger:             logger,
 		Observer:           observer,
 	}
+	if logger != nil {
+		for _, c := range []any{f.Source.Config, f.Sink.Config, f.DeadLetters.Config} {
+			setLogger(c, logger.With(slog.String("flow", f.Name)))
+		}
+	}
 	var err error
 	if cfg.Source, err = f.Source.Connector.NewSource(f.Source.Config); err != nil {
 		return flow.Config{}, fmt.Errorf("flow %s: %w", f.Name, err)
@@ -210,6 +215,18 @@ func (f *Flow) Build(logger *slog.Logger, observer flow.Observer) (flow.Config, 
 		cfg.Transforms = transforms(f.Decode)
 	}
 	return cfg, nil
+}
+
+// setLogger gives a connector the logger that says of which flow a line is: its
+// configuration may have a field of this name and type.
+func setLogger(cfg any, logger *slog.Logger) {
+	v := reflect.Indirect(reflect.ValueOf(cfg))
+	if v.Kind() != reflect.Struct {
+		return
+	}
+	if field := v.FieldByName("Logger"); field.CanSet() && field.Type() == reflect.TypeFor[*slog.Logger]() {
+		field.Set(reflect.ValueOf(logger))
+	}
 }
 
 // transforms makes the decoder of each lane; nil where there is none.

@@ -504,7 +504,10 @@ func (f *Flow) Status() Status {
 	defer f.mu.Unlock()
 	s.State = f.state
 	for _, r := range f.retries {
-		if s.State == StateRunning {
+		switch s.State {
+		case StateStarting:
+			s.Err = r.err
+		case StateRunning:
 			s.State, s.Err = StateRetrying, r.err
 		}
 	}

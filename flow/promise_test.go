@@ -405,3 +405,17 @@ func TestAFlowStopsWhileItsTargetFails(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A flow that cannot start yet says why.
+func TestAFlowThatCannotStartSaysWhy(t *testing.T) {
+	log, table := logOf(10, 1), flowtest.NewTable(flowtest.TableOptions{})
+	table.Break()
+	p := start(t, flow.Config{Sink: table.Sink()}, log.Source(flowtest.LogOptions{Topics: []string{"t"}, Group: "g"}))
+	waitFor(t, func() bool {
+		s := p.flow.Status()
+		return s.State == flow.StateStarting && s.Err != nil
+	})
+	table.Mend()
+	awaitDurable(t, table, 10)
+	waitFor(t, func() bool { return p.flow.Status().Err == nil })
+}

@@ -20,7 +20,7 @@ const (
 type Status struct {
 	Flow  string
 	State State
-	// Err is the last error of a flow that retries, waits or has failed. A paused
+	// Err is the last error of a flow that cannot start yet, retries, waits or has failed. A paused
 	// flow has one, too, if what it holds cannot be written.
 	Err error
 	// Records were read and made durable since the start: as Rows or as Dead.

@@ -77,7 +77,7 @@ func (w *writer) reconsider(ctx context.Context, b *flow.Batch, p *plan, err err
 		return fmt.Errorf("%w\nIt was changed while the flow runs, which goes on where it is when this is mended (%s)", planErr, err.Error())
 	}
 	w.sink.plans[b.Route].Store(made)
-	w.sink.Logger.Warn("the table was changed while the flow runs; its columns were read again", "flow", w.sink.setup.Flow, "table", now.String(),
+	w.sink.log.Warn("the table was changed while the flow runs; its columns were read again", "table", now.String(),
 		"replaced", now.table.oid != p.table.oid)
 	err = fmt.Errorf("table %s was changed while the flow runs; its columns were read again", &now)
 	if b.Rows() < b.Len() {

@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -43,6 +44,9 @@ type SinkConfig struct {
 	// Routes are the tables of the flow's routes, in their order (flow.Config.Routes).
 	// Nil: all records go into the one table of TableConfig, which is empty otherwise.
 	Routes []TableConfig `yaml:"-"`
+
+	// Logger receives what a person should know; nil: slog.Default().
+	Logger *slog.Logger `yaml:"-"`
 }
 
 // TableConfig says which table is written, and how.

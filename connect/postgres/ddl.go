@@ -235,7 +235,7 @@ func (s *Sink) ensure(ctx context.Context, pg *pgconn.PgConn, p *place) error {
 		if err := s.create(ctx, pg, p, ddl, all); err != nil {
 			return err
 		}
-		s.Logger.Info("created the tables that were missing", "tables", strings.Join(missing, ", "))
+		s.log.Info("created the tables that were missing", "tables", strings.Join(missing, ", "))
 	}
 	for i := range p.targets {
 		t := &p.targets[i]

@@ -73,7 +73,7 @@ func (w *writer) commit(ctx context.Context, verify string) error {
 	case err != nil:
 		return flow.Transient(errors.Join(lost, err))
 	case out == committed:
-		w.sink.Logger.Info("the answer to a COMMIT was lost; the checkpoint says that it was committed", "flow", w.sink.setup.Flow, "lane", w.lane)
+		w.sink.log.Info("the answer to a COMMIT was lost; the checkpoint says that it was committed", "lane", w.lane)
 		return nil
 	case out == overtaken:
 		return &flow.FencedError{Partitions: slices.Clone(w.ps), Err: lost}

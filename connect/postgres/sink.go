@@ -21,11 +21,8 @@ import (
 // Sink writes batches into one table, or into one for each route. It is a
 // flow.Checkpointer: rows, positions and dead letters are committed together.
 type Sink struct {
-	// Logger receives what a person should know; set it before Open. Default
-	// slog.Default().
-	Logger *slog.Logger
-
 	cfg     SinkConfig
+	log     *slog.Logger
 	setup   flow.Setup
 	appName string
 
@@ -65,7 +62,10 @@ func NewSink(cfg SinkConfig) (*Sink, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Sink{Logger: slog.Default(), cfg: cfg, token: make(chan struct{}, 1)}
+	s := &Sink{cfg: cfg, log: cfg.Logger, token: make(chan struct{}, 1)}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
 	s.token <- struct{}{}
 	return s, nil
 }
@@ -126,7 +126,7 @@ func (s *Sink) Open(ctx context.Context, setup flow.Setup) error {
 				continue
 			}
 			if t.table.unlogged {
-				s.Logger.Warn("the table is UNLOGGED: a crash of the server empties it, and the flow's positions stay", "table", t.name.String())
+				s.log.Warn("the table is UNLOGGED: a crash of the server empties it, and the flow's positions stay", "table", t.name.String())
 			}
 			made, err := newPlan(t)
 			if err != nil {

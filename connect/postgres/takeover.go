@@ -53,8 +53,8 @@ func (s *Sink) removeHolders(ctx context.Context, pg *pgconn.PgConn, ps []flow.P
 				r[0], r[1], r[2], r[0]))
 		}
 		s.removed.Add(1)
-		s.Logger.Warn("removed a predecessor that held the checkpoint",
-			"flow", s.setup.Flow, "pid", string(r[0]), "state", string(r[3]), "transaction_age", string(r[4]))
+		s.log.Warn("removed a predecessor that held the checkpoint",
+			"pid", string(r[0]), "state", string(r[3]), "transaction_age", string(r[4]))
 	}
 	return nil
 }

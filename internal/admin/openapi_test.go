@@ -210,6 +210,7 @@ func TestHandlersDoWhatTheDocumentSays(t *testing.T) {
 	c.do("PUT", "/v1/flows/orders/position", `{"to":"beginning"}`, 200)
 	c.do("PUT", "/v1/flows/orders/position", `{"to":"beginning","apply":true}`, 409) // it runs
 	c.do("PUT", "/v1/flows/orders/position", `{"to":"somewhere"}`, 400)
+	c.do("PUT", "/v1/flows/orders/position", `{"to":"nowhere/0=1"}`, 400) // it does not read that topic
 	c.wrong("PUT", "/v1/flows/orders/position", `{"to":1}`, 400)
 	c.wrong("PUT", "/v1/flows/orders/position", `{"until":"end"}`, 400)
 	c.do("PUT", "/v1/flows/orders/position", `{"to":"`+strings.Repeat("x", 2<<20)+`"}`, 413)

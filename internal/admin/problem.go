@@ -39,6 +39,7 @@ func fail(w http.ResponseWriter, what string, err error) {
 func problemOf(what string, err error) *Problem {
 	p := &Problem{Type: "about:blank", Title: what, Status: http.StatusInternalServerError, Detail: err.Error()}
 	var refused *badRequest
+	var target *position.TargetError
 	var large *http.MaxBytesError
 	var running *position.RunningError
 	var moved *position.MovedError
@@ -49,7 +50,7 @@ func problemOf(what string, err error) *Problem {
 		p.Title, p.Status = "not in this state", http.StatusConflict
 	case errors.As(err, &large):
 		p.Title, p.Status = "the body is too large", http.StatusRequestEntityTooLarge
-	case errors.As(err, &refused):
+	case errors.As(err, &refused), errors.As(err, &target):
 		p.Title, p.Status = "wrong request", http.StatusBadRequest
 	case errors.Is(err, context.DeadlineExceeded):
 		p.Status = http.StatusGatewayTimeout

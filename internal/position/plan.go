@@ -58,7 +58,7 @@ func (v *view) plan(t Target, at []flow.Position) (*Plan, error) {
 		case t.Offsets != nil:
 			to = t.Offsets[info.Partition]
 			if to < info.Begin || to > info.End {
-				return nil, fmt.Errorf("%s: offset %d is not in the log, which holds %d to %d: say a number from %[3]d to %[4]d (the end: only what comes from now on)",
+				return nil, badTarget("%s: offset %d is not in the log, which holds %d to %d: say a number from %[3]d to %[4]d (the end: only what comes from now on)",
 					info.Partition, to, info.Begin, info.End)
 			}
 		case t.End:
@@ -86,7 +86,7 @@ func (v *view) check(t *Target) error {
 		}
 	}
 	if n != 1 {
-		return errors.New("no place is given, or more than one: " + targets)
+		return badTarget("no place is given, or more than one: %s", targets)
 	}
 	for _, p := range t.named() {
 		if slices.ContainsFunc(v.log.Partitions, func(i flow.PartitionInfo) bool { return i.Topic == p.Topic && (i.ID == p.ID || p.ID < 0) }) {
@@ -103,11 +103,11 @@ func (v *view) check(t *Target) error {
 		}
 		switch {
 		case partitions > 0:
-			return fmt.Errorf("%s: the topic has the partitions 0 to %d", p, partitions-1)
+			return badTarget("%s: the topic has the partitions 0 to %d", p, partitions-1)
 		case v.at(p) != nil:
-			return fmt.Errorf("%s is not in the log any more: the position that the flow has there means nothing, and is not read", p)
+			return badTarget("%s is not in the log any more: the position that the flow has there means nothing, and is not read", p)
 		}
-		return fmt.Errorf("flow %s does not read topic %s; it reads %s", v.flow, p.Topic, strings.Join(topics, ", "))
+		return badTarget("flow %s does not read topic %s; it reads %s", v.flow, p.Topic, strings.Join(topics, ", "))
 	}
 	return nil
 }

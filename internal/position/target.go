@@ -57,6 +57,13 @@ func parseTarget(s string, now time.Time) (t Target, err error) {
 	return t, nil
 }
 
+// TargetError is the error of a place that cannot be: it is the asker's to mend.
+type TargetError struct{ text string }
+
+func (e *TargetError) Error() string { return e.text }
+
+func badTarget(format string, args ...any) error { return &TargetError{fmt.Sprintf(format, args...)} }
+
 // parseAgo takes days, too.
 func parseAgo(s string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(s, "d"); ok {

@@ -102,6 +102,9 @@ func (s *Supervisor) reload(ctx context.Context, asked bool) (ReloadReport, erro
 
 // checkAdmin says once that a changed admin section needs a restart. Called with reloading held.
 func (s *Supervisor) checkAdmin(files []*file) {
+	if slices.ContainsFunc(files, func(f *file) bool { return f.err != nil }) {
+		return // its admin section is not known
+	}
 	admin, ps := adminOf(files)
 	switch {
 	case len(ps) > 0:
