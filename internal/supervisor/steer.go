@@ -109,7 +109,7 @@ func (s *Supervisor) Positions(ctx context.Context, name string) ([]position.Pos
 	if err != nil {
 		return nil, err
 	}
-	c, err := u.config().Build(s.log, nil)
+	c, err := s.build(u.config(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func (s *Supervisor) SetPositions(ctx context.Context, name string, target posit
 		}
 	}
 	file := u.config()
-	c, err := file.Build(s.log, nil)
+	c, err := s.build(file, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (s *Supervisor) SetPositions(ctx context.Context, name string, target posit
 	if err != nil || !apply {
 		return plan, err
 	}
-	if c, err = file.Build(s.log, nil); err != nil {
+	if c, err = s.build(file, nil); err != nil {
 		return nil, err
 	}
 	return plan, position.Apply(ctx, c, plan)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"sync"
 	"time"
 
 	"github.com/penstockdev/penstock/config"
+	"github.com/penstockdev/penstock/connect"
 	"github.com/penstockdev/penstock/flow"
 	"github.com/penstockdev/penstock/telemetry"
 )
@@ -129,10 +131,25 @@ func (u *unit) running() *run {
 	}
 }
 
+// build makes the connectors of a copy: what configurations are compared by stays as it was
+// read, whatever building puts into them.
+func (s *Supervisor) build(cfg *config.Flow, observer flow.Observer) (flow.Config, error) {
+	c := *cfg
+	for _, choice := range []*connect.Choice{&c.Source, &c.Sink, &c.DeadLetters} {
+		if choice.Connector != nil {
+			read := reflect.ValueOf(choice.Config).Elem()
+			own := reflect.New(read.Type())
+			own.Elem().Set(read)
+			choice.Config = own.Interface()
+		}
+	}
+	return c.Build(s.log, observer)
+}
+
 // check makes the engine of a configuration, and drops it: what cannot be made is refused before
 // anything is stopped for it.
 func (s *Supervisor) check(cfg *config.Flow) error {
-	c, err := cfg.Build(s.log, nil)
+	c, err := s.build(cfg, nil)
 	if err != nil {
 		return err
 	}
@@ -145,7 +162,7 @@ func (u *unit) prepare(cfg *config.Flow) (*flow.Flow, error) {
 	u.mu.Lock()
 	m := u.metrics
 	u.mu.Unlock()
-	c, err := cfg.Build(u.s.log, m)
+	c, err := u.s.build(cfg, m)
 	if err != nil {
 		return nil, err
 	}

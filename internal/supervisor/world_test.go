@@ -43,6 +43,8 @@ type world struct {
 
 type sourceConfig struct {
 	Topic string `yaml:"topic" required:"true" doc:"Topic."`
+	// Logger is set when the flow is built, and is no change of the file.
+	Logger *slog.Logger `yaml:"-"`
 }
 
 type sinkConfig struct {
