@@ -504,11 +504,11 @@ func (f *Flow) Status() Status {
 	defer f.mu.Unlock()
 	s.State = f.state
 	for _, r := range f.retries {
-		switch s.State {
-		case StateStarting:
+		if s.State == StateRunning {
+			s.State = StateRetrying
+		}
+		if s.State == StateRetrying || s.State == StateStarting {
 			s.Err = r.err
-		case StateRunning:
-			s.State, s.Err = StateRetrying, r.err
 		}
 	}
 	for _, err := range f.waiting {
