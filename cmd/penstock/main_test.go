@@ -482,7 +482,7 @@ func TestBinarySize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const most = 48 << 20 // clients of Kafka and PostgreSQL, SQLite, CEL, OpenTelemetry
+	const most = 40 << 20 // clients of Kafka and PostgreSQL, SQLite, CEL, OpenTelemetry
 	if info.Size() > most {
 		t.Errorf("the stripped binary has %d MiB, want at most %d", info.Size()>>20, most>>20)
 	}

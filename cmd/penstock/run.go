@@ -196,19 +196,15 @@ func newAdmin(ctx context.Context, c config.Admin, flows *supervisor.Supervisor,
 			return nil, nil
 		}
 	}
-	scheme := "http://"
-	if c.TLS.Cert != "" {
-		scheme = "https://"
-	}
-	return func(ctx context.Context) error { return serve(ctx, server, scheme, log) }, nil
+	return func(ctx context.Context) error { return serve(ctx, server, log) }, nil
 }
 
 // serve runs the admin server until ctx ends.
-func serve(ctx context.Context, server *admin.Server, scheme string, log *slog.Logger) error {
+func serve(ctx context.Context, server *admin.Server, log *slog.Logger) error {
 	if err := server.Start(ctx); err != nil {
 		return err
 	}
-	log.Info("metrics and health", slog.String("address", scheme+server.Address()+"/metrics"))
+	log.Info("metrics and health", slog.String("address", server.URL()+"/metrics"))
 	<-ctx.Done()
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminStop)
 	defer cancel()
