@@ -136,11 +136,8 @@ func (f *dlqFlags) with(cmd *cobra.Command, path string, fn func(context.Context
 	if err != nil {
 		return usage(err)
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-	defer context.AfterFunc(ctx, stop)() // the next signal ends the process at once
-	defer stop()
-	err = fn(ctx, q, file)
-	closed := q.Close(context.WithoutCancel(ctx))
+	err = fn(cmd.Context(), q, file)
+	closed := q.Close(context.WithoutCancel(cmd.Context()))
 	if err == nil {
 		err = failed(closed)
 	}
@@ -365,7 +362,11 @@ func (f *redriveFlags) run(cmd *cobra.Command, args []string) error {
 		if p.Letters > 0 && agreed(cmd, f.yes, f.format.JSON(), fmt.Sprintf("Redrive %d letters?", p.Letters)) {
 			setMemory()
 			said := newProgressLine(stderr)
-			report.Result, err = q.Redrive(ctx, p, func(p dlq.Progress) { said.say(p.Text()) })
+			// Until now a signal could end the process: nothing had been changed.
+			working, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+			context.AfterFunc(working, stop) // the next one does
+			report.Result, err = q.Redrive(working, p, func(p dlq.Progress) { said.say(p.Text()) })
+			stop()
 			said.end()
 			if err != nil {
 				return failed(err)

@@ -588,3 +588,17 @@ func TestIDsAndTimesAreRead(t *testing.T) {
 		t.Error("yesterday is taken for a time")
 	}
 }
+
+func TestFlowOfAJobHasANameThatFlowsCanHave(t *testing.T) {
+	job := newJob(KindRedrive, "all")
+	for _, name := range []string{"orders", strings.Repeat("x", 100), strings.Repeat("x", 99) + "y"} {
+		q := &Queue{flow: name}
+		got := q.flowName(job)
+		if len(got) > 100 || got != q.flowName(job) || !strings.Contains(got, ".redrive.") || name == "orders" && !strings.HasPrefix(got, "orders.redrive.") {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	if a, b := (&Queue{flow: strings.Repeat("x", 100)}).flowName(job), (&Queue{flow: strings.Repeat("x", 99) + "y"}).flowName(job); a == b {
+		t.Errorf("two flows have redrives of one name: %s", a)
+	}
+}
