@@ -29,15 +29,18 @@ const (
 
 // Column is a proposed column.
 type Column struct {
-	Name, Type, Path, Format string
-	Required                 bool
-	Sure                     Sure
+	Name     string `json:"name"`
+	Type     string `json:"type"`
+	Path     string `json:"path,omitempty"`
+	Format   string `json:"format,omitempty"`
+	Required bool   `json:"required"`
+	Sure     Sure   `json:"sure"`
 	// Seen is in how many of the documents there is a value.
-	Seen int
+	Seen int `json:"seen"`
 	// Why says what the type was told from.
-	Why string
+	Why string `json:"why,omitempty"`
 	// Example is a value, cut short.
-	Example string
+	Example string `json:"example,omitempty"`
 
 	norm string // of the path, to find the table's column
 	unit string // in which whole numbers could be times
@@ -105,9 +108,11 @@ func (s *shape) guess(name string) (typ, format string, sure Sure, why string) {
 	case s.whole == n:
 		if unit := s.epoch(); unit != "" && timeName.MatchString(name) {
 			return "timestamptz", unit, Likely, "whole numbers that are times, by their size and name"
+		} else if unit != "" {
+			return "int8", "", Likely, fmt.Sprintf("by their size they could be times: {type: timestamptz, format: %s}", unit)
 		}
 		return "int8", "", Certain, ""
-	case s.numbers == n && s.exact == n && s.fixed == n && s.places <= 4 && n >= few:
+	case s.numbers == n && s.exact == n && s.fixed == n && s.places >= 2 && s.places <= 4 && n >= few:
 		return "numeric", "", Likely, fmt.Sprintf("always %d digits after the point, like money", s.places)
 	case s.numbers == n && s.exact == n:
 		return "float8", "", Certain, ""
@@ -276,7 +281,7 @@ func fit(cs []Column, t *connect.Table) Fit {
 	var f Fit
 	used := make([]bool, len(cs))
 	for _, tc := range t.Columns {
-		i := find(cs, used, normal(tc.Name))
+		i := find(cs, used, normal(tc.Name), tc.Field.Type)
 		switch {
 		case i >= 0 && tc.Supported:
 			c := cs[i]
@@ -287,7 +292,10 @@ func fit(cs []Column, t *connect.Table) Fit {
 			}
 			c.Format = formatFor(&c, tc.Field.Type)
 			c.Why = ""
-			if c.Type != tc.Field.Type {
+			switch {
+			case c.norm != normal(tc.Name):
+				c.Sure, c.Why = Guessed, "by the end of its path alone"
+			case c.Type != tc.Field.Type:
 				c.Why = "the values look like " + c.Type
 			}
 			c.Name, c.Type, c.Required = tc.Name, tc.Field.Type, tc.NotNull && !tc.Filled
@@ -306,15 +314,17 @@ func fit(cs []Column, t *connect.Table) Fit {
 	return f
 }
 
-// find returns the column whose path, or the end of it, is called so.
-func find(cs []Column, used []bool, name string) int {
+// find returns the column whose path is called so, or else the end of it, where the values are
+// of that type or become it by a format.
+func find(cs []Column, used []bool, name, typ string) int {
 	for i := range cs {
 		if !used[i] && cs[i].norm == name {
 			return i
 		}
 	}
 	for i := range cs {
-		if _, last, nested := cutLast(pathOf(&cs[i])); nested && !used[i] && normal(last) == name {
+		fits := cs[i].Type == typ || typ == "text" && cs[i].Type != "jsonb" || isNumber(cs[i].Type) && isNumber(typ) || formatFor(&cs[i], typ) != ""
+		if _, last, nested := cutLast(pathOf(&cs[i])); nested && fits && !used[i] && normal(last) == name {
 			return i
 		}
 	}
@@ -339,14 +349,17 @@ func pathOf(c *Column) string {
 // formatFor is the format in which the values fit the table's type.
 func formatFor(c *Column, typ string) string {
 	isTime := strings.HasPrefix(typ, "timestamp") || typ == "date"
-	isNumber := slices.Contains([]string{"int2", "int4", "int8", "float4", "float8"}, typ) || strings.HasPrefix(typ, "numeric")
 	switch {
 	case isTime && strings.HasPrefix(c.Type, "timestamp"):
 		return c.Format
 	case isTime:
 		return c.unit
-	case isNumber && (c.Format == "string" || c.Type == "text" && strings.HasPrefix(c.Why, "numbers in strings")):
+	case isNumber(typ) && (c.Format == "string" || c.Type == "text" && strings.HasPrefix(c.Why, "numbers in strings")):
 		return "string"
 	}
 	return ""
+}
+
+func isNumber(typ string) bool {
+	return slices.Contains([]string{"int2", "int4", "int8", "float4", "float8"}, typ) || strings.HasPrefix(typ, "numeric") && !strings.HasSuffix(typ, "[]")
 }

@@ -2,6 +2,7 @@ package propose
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,7 +34,8 @@ func Sample(ctx context.Context, source flow.Source, log *flow.Log, n int) ([]Re
 	if !ok {
 		return nil, errors.New("the source cannot be looked into without taking part in it")
 	}
-	each := int64(max(1, n/2/max(1, len(log.Partitions))))
+	half := (n + 1) / 2
+	each := int64(max(1, half/max(1, len(log.Partitions))))
 	var oldest, newest []flow.Position
 	for _, p := range log.Partitions {
 		pos := flow.Position{Partition: p.Partition, TopicID: p.TopicID, Offset: p.Begin, LeaderEpoch: -1}
@@ -56,10 +58,10 @@ func Sample(ctx context.Context, source flow.Source, log *flow.Log, n int) ([]Re
 			continue
 		}
 		taken := map[flow.Partition]int64{}
-		err := peeker.Peek(ctx, from, n/2, func(f flow.Fetch) {
+		err := peeker.Peek(ctx, from, half, func(f flow.Fetch) {
 			for i := range f.Records {
 				at := key{f.Partition, f.Records[i].Offset}
-				if taken[f.Partition] >= each || seen[at] {
+				if len(out) >= n || taken[f.Partition] >= each || seen[at] {
 					continue
 				}
 				taken[f.Partition]++
@@ -77,7 +79,9 @@ func Sample(ctx context.Context, source flow.Source, log *flow.Log, n int) ([]Re
 // Options say what the flow is to be.
 type Options struct {
 	Name, Topic string
-	Brokers     []string
+	// File is the name of the flow file. Default: Name.yaml.
+	File    string
+	Brokers []string
 	// Sink is postgres, sqlite or stdout.
 	Sink string
 	// Target are the sink's fields but for the table, as they are to be in the file.
@@ -133,7 +137,7 @@ func Make(ctx context.Context, records []Record, o Options) (*Proposal, error) {
 	if len(p.Columns) == 0 {
 		return nil, fmt.Errorf("the %d documents of topic %s have no fields", p.Documents, o.Topic)
 	}
-	p.noteKey(records, keys)
+	fields := p.Columns
 	if o.Existing != nil {
 		p.Fit = fit(p.Columns, o.Existing)
 		p.Columns = p.Fit.Columns
@@ -143,8 +147,13 @@ func Make(ctx context.Context, records []Record, o Options) (*Proposal, error) {
 				o.Topic, o.Existing.Name, strings.Join(slices.Concat(p.Fit.Unfilled, p.Fit.Must), ", "), strings.Join(p.Fit.Unused, ", "))
 		}
 	}
+	p.noteKey(records, keys, fields, o.Existing)
 	p.File = o.file(p)
-	return p, p.try(ctx, records, o)
+	if err := p.try(ctx, records, o); err != nil {
+		return nil, err
+	}
+	p.File = o.file(p) // with what the trial has taught of the columns
+	return p, nil
 }
 
 // judge refuses records of which no columns can be made.
@@ -159,7 +168,9 @@ func (p *Proposal) judge(records []Record, topic string) error {
 		if v := records[i].Value; len(v) > 5 && v[0] == 0 {
 			what = "; they begin like those of a schema registry (Avro, Protobuf), which cannot be decoded yet"
 		}
-		return fmt.Errorf("the values of topic %s are no JSON objects: %d of %d are, and one begins with %q%s", topic, p.Documents, values, short(records[i].Value), what)
+		return fmt.Errorf("the values of topic %s are no JSON objects: %d of %d are, and one begins with %q%s; "+
+			"check that it is the right topic; as they are, records can be copied into another topic (penstock explain sink.kafka)",
+			topic, p.Documents, values, short(records[i].Value), what)
 	}
 	if p.Documents < values {
 		p.Notes = append(p.Notes, fmt.Sprintf("%d of %d values are no JSON objects, and would become dead letters", values-p.Documents, values))
@@ -172,20 +183,29 @@ func short(v []byte) string {
 	return strings.ToValidUTF8(string(v), "·")
 }
 
-// noteKey says what the records' key is.
-func (p *Proposal) noteKey(records []Record, keys []string) {
+// noteKey says which of the documents' fields the records' key is, and what to do with the
+// column that it has become.
+func (p *Proposal) noteKey(records []Record, keys []string, fields []Column, table *connect.Table) {
 	if len(keys) == 0 {
 		return
 	}
-	for i := range p.Columns {
-		c := &p.Columns[i]
-		if strings.Contains(c.Path, ".") || !p.keyIs(records, pathOf(c)) {
-			continue
-		}
-		p.Notes = append(p.Notes, fmt.Sprintf("the records' key is the field %s: mode: upsert with key: [%s] keeps the newest of each", pathOf(c), c.Name))
+	i := slices.IndexFunc(fields, func(c Column) bool { return !strings.Contains(c.Path, ".") && p.keyIs(records, pathOf(&c)) })
+	if i < 0 {
+		p.Notes = append(p.Notes, "the records have keys that are no field of theirs; a column {type: text, from: key} would keep them")
 		return
 	}
-	p.Notes = append(p.Notes, "the records have keys that are no field of theirs; a column {type: text, from: key} would keep them")
+	field := pathOf(&fields[i])
+	note := "the records' key is the field " + field
+	k := slices.IndexFunc(p.Columns, func(c Column) bool { return pathOf(&c) == field })
+	switch {
+	case k < 0:
+		note += ", for which table " + table.Name + " has no column"
+	case table == nil:
+		note += fmt.Sprintf(": mode: upsert with key: [%s] keeps the newest of each", p.Columns[k].Name)
+	case !slices.ContainsFunc(table.Keys, func(key []string) bool { return len(key) == 1 && key[0] == p.Columns[k].Name }):
+		note += fmt.Sprintf(": mode: upsert with key: [%s] would keep the newest of each, once table %s has a unique index on it", p.Columns[k].Name, table.Name)
+	} // else noteFit has said so
+	p.Notes = append(p.Notes, note)
 }
 
 // keyIs says whether the field of that name is the key, in nearly all records that have one.
@@ -242,8 +262,8 @@ func (p *Proposal) try(ctx context.Context, records []Record, o Options) error {
 	if err != nil {
 		return err
 	}
-	w := casesWriter{flow: o.Name + ".yaml", target: o.Target}
-	why := map[string]string{}
+	w := casesWriter{flow: cmp.Or(o.File, o.Name+".yaml"), target: o.Target}
+	why, wrong := map[string]string{}, map[string]int{}
 	for i := range records {
 		r := &records[i]
 		rows, err := plan.Process(ctx, flow.Fetch{Partition: r.Partition, Records: []flow.Record{r.Record}, Next: r.Offset + 1, LeaderEpoch: -1, End: r.Offset + 1})
@@ -255,11 +275,17 @@ func (p *Proposal) try(ctx context.Context, records []Record, o Options) error {
 			p.Rows++
 		} else {
 			p.Dead[row.Dead.Class]++
+			wrong[row.Dead.Column]++
 			if why[row.Dead.Class] == "" {
 				why[row.Dead.Class] = fmt.Sprintf("%s offset %d: %s", r.Partition, r.Offset, row.Dead.Message)
 			}
 		}
 		w.add(r, row)
+	}
+	for i := range p.Columns {
+		if c := &p.Columns[i]; wrong[c.Name] > 0 && c.Sure != Guessed {
+			c.Sure, c.Why = Guessed, strings.TrimPrefix(fmt.Sprintf("%s, and %d records become dead letters by it", c.Why, wrong[c.Name]), ", and ")
+		}
 	}
 	for _, class := range slices.Sorted(maps.Keys(why)) {
 		p.Notes = append(p.Notes, fmt.Sprintf("%d of %d records would become dead letters of class %s, for example %s", p.Dead[class], p.Records, class, why[class]))

@@ -1,6 +1,7 @@
 package propose
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -47,6 +48,7 @@ func TestColumnsAreToldFromValues(t *testing.T) {
 	for doc, want := range map[string]string{
 		`{"a": 1}`:                      "a int8",
 		`{"a": 1.5}`:                    "a float8",
+		`{"a": 12.100000000000001}`:     "a float8",
 		`{"a": 1e400}`:                  "a numeric",
 		`{"a": 12345678901234567890}`:   "a numeric",
 		`{"a": 0.1234567890123456789}`:  "a numeric",
@@ -109,6 +111,8 @@ func TestDocumentsThatDisagree(t *testing.T) {
 		"numbers also in strings": {[]string{`{"a": 1}`, `{"a": "2"}`}, "numeric", Guessed},
 		"a time and no time":      {[]string{`{"a": "2026-01-31T12:00:00Z"}`, `{"a": "soon"}`}, "text", Likely},
 		"always two places":       {repeated(100, `{"a": 12.50}`), "numeric", Likely},
+		"times, by their size":    {repeated(100, `{"a": 1769860800000}`), "int8", Likely},
+		"always one place":        {repeated(100, `{"a": 21.5}`), "float8", Certain},
 		"a mistake among many":    {append(repeated(100, `{"a": 1}`), `{"a": "oops"}`), "int8", Guessed},
 		"a mistake among few":     {append(repeated(10, `{"a": 1}`), `{"a": "oops"}`), "jsonb", Guessed},
 		"a number and an object":  {[]string{`{"a": 1}`, `{"a": {"b": 1}}`}, "jsonb", Guessed},
@@ -218,6 +222,60 @@ func TestATableThatIsThereDecides(t *testing.T) {
 			t.Errorf("no note says %q: %s", say, notes)
 		}
 	}
+}
+
+// Nothing that the records themselves refute is called sure.
+func TestATableThatDoesNotFitMakesNothingSure(t *testing.T) {
+	o := options(t)
+	column := func(name, typ string) connect.TableColumn {
+		return connect.TableColumn{Name: name, Type: typ, Field: flow.Field{Name: name, Type: typ}, Supported: true}
+	}
+	o.Existing = &connect.Table{Name: "orders", Columns: []connect.TableColumn{column("id", "uuid"), column("email", "text"), column("seq", "int8"), column("note", "int4")}}
+	records := recordsOf(repeated(100, `{"seq": 1, "customer": {"id": "c-1", "email": "a@example.org"}, "note": "x"}`)...)
+	for i := range records {
+		records[i].Key = []byte("1")
+	}
+	p, err := Make(t.Context(), records, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range p.Columns {
+		got = append(got, c.Name+" "+string(c.Sure)+" "+pathOf(&c)+" "+c.Why)
+	}
+	want := "email a guess customer.email by the end of its path alone, seq sure seq , " +
+		"note a guess note the values look like text, and 100 records become dead letters by it"
+	if strings.Join(got, ", ") != want {
+		t.Errorf("got  %s\nwant %s", strings.Join(got, ", "), want)
+	}
+	if !strings.Contains(p.File, "# a guess: in 100 of 100, like x; the values look like text, and 100 records") {
+		t.Errorf("the file does not say so:\n%s", p.File)
+	}
+	if notes := strings.Join(p.Notes, "\n"); !strings.Contains(notes, "stay empty or have their default: id") || !strings.Contains(notes, "once table orders has a unique index on it") {
+		t.Errorf("got %s", notes)
+	}
+}
+
+func TestSamplesAreAsManyAsWereAskedFor(t *testing.T) {
+	p := flow.Partition{Topic: "orders"}
+	for _, n := range []int{1, 2, 3, 10} {
+		got, err := Sample(t.Context(), topic{}, &flow.Log{Partitions: []flow.PartitionInfo{{Partition: p, End: 10}}}, n)
+		if err != nil || len(got) != n {
+			t.Errorf("asked for %d: got %d, %v", n, len(got), err)
+		}
+	}
+}
+
+// topic is a source with a partition of ten records.
+type topic struct{ flow.Source }
+
+func (topic) Peek(_ context.Context, from []flow.Position, n int, fn func(flow.Fetch)) error {
+	for _, at := range from {
+		for o := at.Offset; o < min(10, at.Offset+int64(n)); o++ {
+			fn(flow.Fetch{Partition: at.Partition, Records: []flow.Record{{Offset: o}}})
+		}
+	}
+	return nil
 }
 
 func TestTheKeyIsExplained(t *testing.T) {

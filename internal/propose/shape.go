@@ -136,7 +136,7 @@ func (s *shape) number(text string) {
 	if len(after) == s.places && !strings.ContainsAny(text, "eE") {
 		s.fixed++
 	}
-	if f, err := strconv.ParseFloat(text, 64); err == nil && digits(text) <= 15 && !math.IsInf(f, 0) {
+	if f, err := strconv.ParseFloat(text, 64); err == nil && holds(f, text) {
 		s.exact++
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
@@ -152,11 +152,16 @@ func (s *shape) number(text string) {
 	s.whole++
 }
 
-// digits counts the significant digits of a number as it is written.
-func digits(text string) int {
+// holds says whether f keeps all digits of the number that it was read from: what programs write
+// of a float64 has up to 17.
+func holds(f float64, text string) bool {
+	return !math.IsInf(f, 0) && (len(digits(text)) <= 15 || digits(strconv.FormatFloat(f, 'e', -1, 64)) == digits(text))
+}
+
+// digits are the significant digits of a number as it is written.
+func digits(text string) string {
 	mantissa, _, _ := strings.Cut(strings.ToLower(text), "e")
-	mantissa = strings.TrimLeft(strings.ReplaceAll(strings.TrimPrefix(mantissa, "-"), ".", ""), "0")
-	return len(mantissa)
+	return strings.Trim(strings.ReplaceAll(strings.TrimPrefix(mantissa, "-"), ".", ""), "0")
 }
 
 var uuidText = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
@@ -177,7 +182,7 @@ func (s *shape) text(v string) {
 		s.times++
 	case isTime(v, time.DateOnly):
 		s.dates++
-	case isNumber(v):
+	case numberText(v):
 		s.numberTexts++
 	}
 }
@@ -187,7 +192,7 @@ func isTime(v, layout string) bool {
 	return err == nil
 }
 
-func isNumber(v string) bool {
+func numberText(v string) bool {
 	_, err := strconv.ParseFloat(v, 64)
 	return err == nil && strings.Trim(v, "0123456789.-") == ""
 }
