@@ -38,7 +38,7 @@ func newStatusCollector(r *Registry) *statusCollector {
 	c.bytes = desc("bytes_total", "Bytes of the records made durable: keys and values.")
 	c.fenced = desc("fenced_writes_total", "Writes refused because another process owned the partition by then.")
 	c.dead = desc("dead_letters_total", "Records that became dead letters, by class of error.", "class")
-	c.retries = desc("retries_total", "Writes that failed and were tried again, by class of error.", "class")
+	c.retries = desc("retries_total", "Attempts to write, to read or to start that failed and were made again, by class of error.", "class")
 	c.rebalances = desc("rebalances_total", "Changes of the partitions that this process owns.")
 	c.restarts = desc("flow_restarts_total", "Starts of the flow in this process after the first one.")
 	c.buffered = desc("buffered_bytes", "Bytes of records in the lanes, not yet written.")
@@ -50,12 +50,14 @@ func newStatusCollector(r *Registry) *statusCollector {
 	c.ready = desc("ready", "1 while the flow does what it should, as on /readyz; else 0.")
 	c.commit = desc("last_commit_timestamp_seconds", "When the last batch became durable, in Unix time; 0 before the first.")
 	c.lagRecords = desc("lag_records", "Offsets between the committed position and the end of the partition.", "topic", "partition")
-	c.lagSeconds = desc("lag_seconds", "How long ago the last written record was made, where there are more to write; else 0.", "topic", "partition")
+	c.lagSeconds = desc("lag_seconds", "How long ago the last written record was made, where there are more to write; else 0. "+
+		"Of a partition that this process has not written yet: how long it has been seen to wait.", "topic", "partition")
 	c.position = desc("position_offset", "Committed position: the next offset to write.", "topic", "partition")
 	c.end = desc("end_offset", "End of the partition, as last seen.", "topic", "partition")
 	c.pause = desc("partition_paused", "1 while reading the partition waits for its lane to write.", "topic", "partition")
 	c.age = desc("checkpoint_age_seconds",
-		"Time since this process last committed the partition's position; absent before it has done so once.", "topic", "partition")
+		"Time since this process last committed the partition's position; before it has done so once, since it has had records of it to write.",
+		"topic", "partition")
 	return c
 }
 
@@ -116,16 +118,21 @@ func (c *statusCollector) collect(m *FlowMetrics, ch chan<- prometheus.Metric) {
 		gauge(c.laneBuffered, float64(l.Buffered), strconv.Itoa(l.Lane))
 	}
 	now := m.now()
+	waits := m.unwritten(&s, now)
 	for i := range s.Partitions {
 		p := &s.Partitions[i]
 		id := strconv.Itoa(int(p.ID))
+		behind, committed := p.Behind, p.Updated
+		if since, ok := waits[p.Partition]; ok {
+			behind, committed = now.Sub(since), since
+		}
 		gauge(c.lagRecords, float64(max(0, p.End-p.Next)), p.Topic, id)
-		gauge(c.lagSeconds, p.Behind.Seconds(), p.Topic, id)
+		gauge(c.lagSeconds, behind.Seconds(), p.Topic, id)
 		gauge(c.position, float64(p.Next), p.Topic, id)
 		gauge(c.end, float64(p.End), p.Topic, id)
 		gauge(c.pause, boolean(p.Paused), p.Topic, id)
-		if !p.Updated.IsZero() {
-			gauge(c.age, max(0, now.Sub(p.Updated).Seconds()), p.Topic, id)
+		if !committed.IsZero() {
+			gauge(c.age, max(0, now.Sub(committed).Seconds()), p.Topic, id)
 		}
 	}
 }

@@ -130,11 +130,46 @@ func TestMetricsOfAFlow(t *testing.T) {
 		}
 	}
 	if _, ok := got["penstock_checkpoint_age_seconds{flow=f,partition=1,topic=t}"]; ok {
-		t.Error("a partition that was never committed has an age")
+		t.Error("a partition that was never committed, and has nothing to commit, has an age")
 	}
 	if problems, err := testutil.GatherAndLint(r.Gatherer()); err != nil || len(problems) > 0 {
 		t.Errorf("Prometheus' linter: %v %v", problems, err)
 	}
+}
+
+// A process that was started in the middle of an outage has written nothing yet, and is not "0 s behind" for that.
+func TestAPartitionThatWasNeverWrittenGrowsOld(t *testing.T) {
+	r := NewRegistry("v1")
+	m := r.Flow("f")
+	now := time.UnixMicro(0)
+	m.now = func() time.Time { return now }
+	part := flow.PartitionStatus{Partition: flow.Partition{Topic: "t", ID: 3}, Next: 10, End: 10}
+	m.Watch(func() flow.Status {
+		return flow.Status{State: flow.StateRunning, Partitions: []flow.PartitionStatus{part}}
+	})
+	const lag, age = "penstock_lag_seconds{flow=f,partition=3,topic=t}", "penstock_checkpoint_age_seconds{flow=f,partition=3,topic=t}"
+	look := func(after time.Duration, wantLag float64, wantAge any) {
+		t.Helper()
+		now = now.Add(after)
+		got := values(t, r.Gatherer())
+		var gotAge any
+		if v, ok := got[age]; ok {
+			gotAge = v
+		}
+		if got[lag] != wantLag || gotAge != wantAge {
+			t.Errorf("lag %v, age %v; want %v, %v", got[lag], gotAge, wantLag, wantAge)
+		}
+	}
+	look(0, 0, nil)
+	look(time.Hour, 0, nil) // idle
+	part.End = 500
+	look(time.Minute, 0, 0.0)
+	look(10*time.Minute, 600, 600.0)
+	part.Next, part.Updated, part.Behind = 400, now, 2*time.Second // from now on it is known
+	look(time.Second, 2, 1.0)
+	part.Next, part.Updated, part.Behind = 10, time.Time{}, 0 // given away and taken back
+	look(time.Minute, 0, 0.0)
+	look(time.Minute, 60, 60.0)
 }
 
 func TestFlowsOfAProcessShareItsMetrics(t *testing.T) {

@@ -20,6 +20,9 @@ const (
 // latencyBuckets are in seconds, from a batch into a file to a database that is in trouble.
 var latencyBuckets = []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60}
 
+// decodeBuckets are in seconds: a record takes less than a microsecond.
+var decodeBuckets = []float64{.00001, .00002, .00005, .0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 5}
+
 // The label values that are there from the start: a counter that appears with its first
 // event hides that event from Prometheus, which sees only what increases.
 var (
@@ -53,7 +56,7 @@ func NewRegistry(version string) *Registry {
 			Namespace: namespace, Name: "reloads_total", Help: "Changes of the flow files that were accepted or refused.",
 		}, []string{"result"}),
 		read:   histogram("read_duration_seconds", "Time of a read that delivered records, waiting for them included.", latencyBuckets),
-		decode: histogram("decode_duration_seconds", "Time that the transforms took for a batch.", latencyBuckets),
+		decode: histogram("decode_duration_seconds", "Time that the transforms took for a batch.", decodeBuckets),
 		write: histogram("commit_duration_seconds",
 			"Time from the first attempt to write a batch until it was durable, retries included.", latencyBuckets),
 		endToEnd: histogram("end_to_end_duration_seconds",

@@ -207,7 +207,8 @@ func (t *flowTracer) Written(lane int, b *flow.Batch, s *flow.BatchStats) {
 	decode.End(trace.WithTimestamp(decoded))
 	_, write := t.tracer.Start(ctx, "write "+t.flow, trace.WithSpanKind(kind), trace.WithTimestamp(began), trace.WithAttributes(sink...))
 	for _, r := range retries {
-		if r.at.Before(began) {
+		// Not began, which is later than it was by what passed between the write and this call.
+		if r.at.Before(read) {
 			continue // of a batch that was not written after all
 		}
 		write.AddEvent(eventRetry, trace.WithTimestamp(r.at), trace.WithAttributes(attrAttempt.Int(r.attempt), attrWait.Float64(r.wait.Seconds()),

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
@@ -53,15 +55,38 @@ func NewTracing(ctx context.Context, version string, log *slog.Logger) (*Tracing
 		return nil, fmt.Errorf("traces: OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
 	// The SDK has one handler for a process. What it says: a collector that refuses or is away.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		log.Warn("traces could not be sent; the flows go on", slog.Any("error", err))
-	}))
+	otel.SetErrorHandler(&complaints{log: log})
 	p := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))
 	return newTracing(p, version), nil
 }
 
 func newTracing(p *sdktrace.TracerProvider, version string) *Tracing {
 	return &Tracing{provider: p, tracer: p.Tracer(instrumentation, trace.WithInstrumentationVersion(version), trace.WithSchemaURL(semconv.SchemaURL))}
+}
+
+// sayEvery bounds how often it is logged that traces cannot be sent: under load that happens several
+// times a second.
+const sayEvery = 30 * time.Second
+
+// complaints logs what the SDK complains of.
+type complaints struct {
+	log *slog.Logger
+
+	mu     sync.Mutex // guards what follows
+	said   time.Time
+	unsaid int
+}
+
+// Handle implements otel.ErrorHandler.
+func (c *complaints) Handle(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.said.IsZero() && time.Since(c.said) < sayEvery {
+		c.unsaid++
+		return
+	}
+	c.log.Warn("traces could not be sent; the flows go on", slog.Any("error", err), slog.Int("not_logged_before", c.unsaid))
+	c.said, c.unsaid = time.Now(), 0
 }
 
 // Shutdown sends what is left, until ctx ends. It may be called more than once, and on nil.

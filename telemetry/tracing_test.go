@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -311,9 +312,25 @@ func TestACollectorThatRefuses(t *testing.T) {
 		m.Tap().Written(0, traced("t", sampled), &flow.BatchStats{Records: 1})
 	}
 	_ = tracing.Shutdown(t.Context()) // says the same
-	if said := log.String(); !strings.Contains(said, "traces could not be sent") || !strings.Contains(said, "400") {
-		t.Errorf("the log does not say so: %s", said)
+	if said := log.String(); strings.Count(said, "traces could not be sent") != 1 || !strings.Contains(said, "400") {
+		t.Errorf("the log does not say so once: %s", said)
 	}
+}
+
+// A collector that refuses for hours fills no disk, and is not forgotten.
+func TestRefusalsAreLoggedNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log syncBuffer
+		c := &complaints{log: slog.New(slog.NewTextHandler(&log, nil))}
+		for range 600 { // a minute
+			c.Handle(errors.New("401 Unauthorized"))
+			<-time.After(100 * time.Millisecond)
+		}
+		c.Handle(errors.New("401 Unauthorized"))
+		if said := log.String(); strings.Count(said, "401") != 3 || !strings.Contains(said, "not_logged_before=299") {
+			t.Errorf("logged:\n%s", said)
+		}
+	})
 }
 
 // syncBuffer is a log that several goroutines write to.
