@@ -141,7 +141,7 @@ func parseLetter(r *flow.Record) (l flow.Letter, ok bool, err error) {
 	if !ok || slash < 0 {
 		return l, true, wrong(HeaderID)
 	}
-	stamp, err := time.Parse(time.RFC3339Nano, said[HeaderTimestamp])
+	stamp, err := parseTimestamp(said[HeaderTimestamp])
 	if err != nil {
 		return l, true, wrong(HeaderTimestamp)
 	}
@@ -160,6 +160,25 @@ func parseLetter(r *flow.Record) (l flow.Letter, ok bool, err error) {
 		}
 	}
 	return l, true, nil
+}
+
+// parseTimestamp reads HeaderTimestamp. Producers that take one unit for another write years of more than four digits,
+// which the time package writes and does not read: they are read as a year with the same days.
+func parseTimestamp(s string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err == nil || s == "" {
+		return t, err
+	}
+	digits := strings.IndexByte(s[1:], '-') + 1
+	year, yearErr := strconv.Atoi(s[:digits])
+	if yearErr != nil {
+		return t, err
+	}
+	near := 2000 + year%400
+	if t, err = time.Parse(time.RFC3339Nano, strconv.Itoa(near)+s[digits:]); err != nil {
+		return t, err
+	}
+	return t.AddDate(year-near, 0, 0), nil
 }
 
 // redrives is flow.HeaderRedrives as a number: the last one counts.

@@ -2,11 +2,9 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,7 +12,21 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/flow/flowtest"
 )
+
+func TestLetterConformance(t *testing.T) {
+	t.Parallel()
+	together(t, flowtest.LetterCases(flowtest.LettersHarness{New: func(t testing.TB) *flowtest.Letters {
+		r := newLetterRig(t, 3)
+		missing := *r
+		missing.cfg.Topic += ".missing"
+		return &flowtest.Letters{
+			Log:     func(testing.TB) flow.LetterLog { return r.process() },
+			Missing: func(testing.TB) flow.LetterLog { return missing.process() },
+		}
+	}}))
+}
 
 // letterRig is a dead-letter topic with letters of flow f.
 type letterRig struct {
@@ -26,7 +38,7 @@ type letterRig struct {
 
 var inF = flow.Setup{Flow: "f"}
 
-func newLetterRig(t *testing.T, partitions int32, configs ...string) *letterRig {
+func newLetterRig(t testing.TB, partitions int32, configs ...string) *letterRig {
 	b := newBroker(t)
 	r := &letterRig{broker: b, topic: b.topic(partitions, configs...)}
 	r.cfg = DeadLetterConfig{Connection: Connection{Brokers: []string{b.addr}}, Topic: r.topic}
@@ -138,113 +150,20 @@ func TestLetterIsRebuilt(t *testing.T) {
 	}
 }
 
-// Whatever else is in the topic is no letter; what is there twice is shown once, and again
-// after a redrive that failed.
-func TestLettersAreShownOnce(t *testing.T) {
+func TestWhateverElseIsInTheTopicIsNoLetter(t *testing.T) {
 	t.Parallel()
 	r := newLetterRig(t, 2)
 	r.produce(&kgo.Record{Topic: r.topic, Value: []byte("what is this?")},
 		&kgo.Record{Topic: r.topic, Headers: []kgo.RecordHeader{{Key: HeaderTopic, Value: []byte("of Connect")}, {Key: HeaderConnector, Value: []byte("f")}}})
-	r.keep("f", 1, 5, 6, 5)
-	r.keep("f", 2, 7)
-	r.keep("f", 1, 6)
-	r.keep("other", 1, 8)
-	r.wantHeld("1/5 ", "1/6 ", "2/7 ")
-	again := letter(flow.Partition{Topic: "in", ID: 1}, flow.Record{Offset: 5, Headers: []flow.Header{{Key: flow.HeaderRedrives, Value: []byte("1")}}})
-	if err := r.Put(t.Context(), inF, []flow.Letter{{Flow: "f", DeadLetter: again}}); err != nil {
-		t.Fatal(err)
-	}
-	r.wantHeld("1/5 ", "1/5 ", "1/6 ", "2/7 ")
-	boom := errors.New("boom")
-	if err := r.Letters(t.Context(), inF, func(*flow.Letter) error { return boom }); err != boom { //nolint:errorlint // the same
-		t.Errorf("got %v", err)
-	}
-	// Removed with its double.
-	first := r.letters(r)[:1]
-	r.do(r.Take, "j", places(first))
-	r.do(r.Remove, "j", places(first))
-	if got := held(r.letters(r)); len(got) != 3 {
-		t.Errorf("after the removal of %v: %v", held(first), got)
-	}
+	r.keep("f", 1, 5)
+	r.wantHeld("1/5 ")
 }
 
-func TestLettersOfNoTopic(t *testing.T) {
+func TestLettersOfBrokersThatAreAway(t *testing.T) {
 	t.Parallel()
 	r := newLetterRig(t, 1)
-	r.cfg.Topic += ".no"
-	if got := r.letters(r.process()); got != nil {
-		t.Errorf("got %v", got)
-	}
 	r.cfg.Brokers = []string{"127.0.0.1:1"}
 	wantError(t, "unreachable", r.process().Letters(t.Context(), inF, nil), flow.ClassTransient, "127.0.0.1:1", r.cfg.Topic)
-}
-
-func TestJobsShareLetters(t *testing.T) {
-	t.Parallel()
-	r := newLetterRig(t, 2)
-	r.keep("f", 0, 1, 2, 3)
-	r.keep("f", 1, 4, 5)
-	all := places(r.letters(r))
-	one := r.letters(r)[1]
-
-	r.do(r.Take, "a", []flow.Position{one.Place})
-	r.do(r.Take, "a", []flow.Position{one.Place}) // the same command once more
-	var taken *flow.TakenError
-	if err := r.process().Take(t.Context(), inF, "b", all); !errors.As(err, &taken) || taken.Job != "a" || taken.Place.Offset != one.Place.Offset || taken.Place.Partition != one.Place.Partition {
-		t.Errorf("letters of another job: %v", err)
-	}
-	r.wantHeld("0/1 ", "0/2 a", "0/3 ", "1/4 ", "1/5 ")
-	r.do(r.process().Release, "b", all) // none is its own
-	r.do(r.process().Remove, "b", all)
-	r.wantHeld("0/1 ", "0/2 a", "0/3 ", "1/4 ", "1/5 ")
-	r.do(r.process().Release, "a", all)
-	r.do(r.Take, "b", all)
-	r.wantHeld("0/1 b", "0/2 b", "0/3 b", "1/4 b", "1/5 b")
-	r.do(r.Remove, "b", all[:3])
-	r.wantHeld("1/4 b", "1/5 b")
-	if err := r.Take(t.Context(), inF, "b", all); !errors.As(err, &taken) || taken.Job != "" || taken.Place.Offset != 0 {
-		t.Errorf("letters that were removed: %v", err)
-	}
-	beyond := all[0]
-	beyond.Offset = 1 << 40
-	if err := r.Take(t.Context(), inF, "b", []flow.Position{beyond}); !errors.As(err, &taken) {
-		t.Errorf("a letter that never was: %v", err)
-	}
-}
-
-// Many jobs want all letters at the same time: one gets them, the others keep none.
-func TestOneJobGetsTheLetters(t *testing.T) {
-	t.Parallel()
-	r := newLetterRig(t, 3)
-	for p := range int32(3) {
-		r.keep("f", p, 1, 2, 3)
-	}
-	all := places(r.letters(r))
-	const jobs = 6
-	errs := make([]error, jobs)
-	var wg sync.WaitGroup
-	for i := range jobs {
-		l := r.process()
-		wg.Go(func() { errs[i] = l.Take(t.Context(), inF, fmt.Sprint("job", i), all) })
-	}
-	wg.Wait()
-	winner := ""
-	for i, err := range errs {
-		var taken *flow.TakenError
-		switch {
-		case err == nil && winner != "":
-			t.Errorf("%s and job%d have the letters", winner, i)
-		case err == nil:
-			winner = fmt.Sprint("job", i)
-		case !errors.As(err, &taken):
-			t.Errorf("job%d: %v", i, err)
-		}
-	}
-	for _, l := range r.letters(r) {
-		if l.Job != winner {
-			t.Errorf("%s has %v, and %s took all", l.Job, l.Place, winner)
-		}
-	}
 }
 
 // A flow writes letters in transactions, of which one is open, and one was aborted.

@@ -113,18 +113,24 @@ func redrivesOf(alias string) string {
 		WITH ORDINALITY h(e, n) WHERE h.e->>'key' = '%[2]s' ORDER BY h.n DESC LIMIT 1)`, alias, flow.HeaderRedrives)
 }
 
-// sameLetter is the condition that two rows are one letter. The table's index has all but the last two.
-var sameLetter = `c.flow = l.flow AND c.topic = l.topic AND c.partition = l.partition AND c."offset" = l."offset" AND c.cluster_id = l.cluster_id
-	AND ` + redrivesOf("c") + ` IS NOT DISTINCT FROM ` + redrivesOf("l")
+// sameLetter is the condition that two rows are one letter. The table's index has the first four; a row is
+// the same as itself without a look at its headers.
+var sameLetter = `c.flow = l.flow AND c.topic = l.topic AND c.partition = l.partition AND c."offset" = l."offset"
+	AND c.cluster_id = l.cluster_id AND c.topic_id = l.topic_id AND (c.id = l.id OR ` + redrivesOf("c") + ` IS NOT DISTINCT FROM ` + redrivesOf("l") + `)`
 
-// Letters implements flow.LetterLog. It holds a page of letters at a time.
+// Letters implements flow.LetterLog. It holds a page of letters at a time, and ends with the last
+// row that there was at its beginning.
 func (s *Sink) Letters(ctx context.Context, setup flow.Setup, fn func(*flow.Letter) error) error {
 	return s.withLetters(ctx, setup, []string{"SELECT"}, func(t *letterTable) error {
 		if t.has == nil {
 			return nil
 		}
+		ends, err := query(ctx, t.pg, fmt.Sprintf("SELECT coalesce(max(id), 0) FROM %s", t.name))
+		if err != nil {
+			return classify("look for dead letters in "+t.name.String(), err)
+		}
 		for last := "-9223372036854775808"; ; {
-			rows, err := t.page(ctx, setup.Flow, last)
+			rows, err := t.page(ctx, setup.Flow, last, string(ends[0][0]))
 			if err != nil {
 				return classify("read dead letters from "+t.name.String(), err)
 			}
@@ -148,9 +154,9 @@ func (s *Sink) Letters(ctx context.Context, setup flow.Setup, fn func(*flow.Lett
 	})
 }
 
-// page reads the rows of the next letters. Rows that are there twice have a mark, and no contents.
+// page reads the rows of the next letters, up to that with the id end. Rows that are there twice have a mark, and no contents.
 // The || keeps the server from sorting all letters of the flow for every page.
-func (t *letterTable) page(ctx context.Context, name, after string) ([][][]byte, error) {
+func (t *letterTable) page(ctx context.Context, name, after, end string) ([][][]byte, error) {
 	job := "NULL::text"
 	if t.has.column(jobColumn) != nil {
 		job = "t.job"
@@ -164,13 +170,13 @@ func (t *letterTable) page(ctx context.Context, name, after string) ([][][]byte,
 				SELECT t.id, t.flow, t.cluster_id, t.topic, t.topic_id, t.partition, t."offset", t.stage, t.class, t.column_name, t.message,
 					%[3]s AS job, t.headers, t.key, t.value, %[4]s AS micros, %[5]s AS since,
 					octet_length(t.message) + pg_column_size(t.headers) + coalesce(octet_length(t.key), 0) + coalesce(octet_length(t.value), 0) AS size
-				FROM %[1]s t WHERE t.flow || '' = $1 AND t.id > $2 ORDER BY t.id LIMIT %[6]d
+				FROM %[1]s t WHERE t.flow || '' = $1 AND t.id > $2 AND t.id <= $3 ORDER BY t.id LIMIT %[6]d
 			) l
 		) p WHERE before < %[7]d ORDER BY id`,
 		t.name, sameLetter, job, microsOf(`t."timestamp"`), microsOf("t.created_at"), letterPage, letterBytes)
 	formats := make([]int16, 18)
 	formats[16], formats[17] = 1, 1 // the text form of bytes is twice as long
-	r := t.pg.ExecParams(ctx, sql, [][]byte{[]byte(name), []byte(after)}, nil, nil, formats).Read()
+	r := t.pg.ExecParams(ctx, sql, [][]byte{[]byte(name), []byte(after), []byte(end)}, nil, nil, formats).Read()
 	return r.Rows, r.Err
 }
 

@@ -7,13 +7,32 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/flow/flowtest"
 	"github.com/penstockdev/penstock/internal/testservice"
 )
+
+func TestLetterConformance(t *testing.T) {
+	t.Parallel()
+	kept, none := newLetters(t), newDB(t)
+	pooled := testservice.PgBouncer(t, kept.url)
+	flowtest.RunLetters(t, flowtest.LettersHarness{New: func(t testing.TB) *flowtest.Letters {
+		d := *kept.db
+		d.t = t
+		d.exec("TRUNCATE penstock_dead_letter")
+		processes := 0
+		return &flowtest.Letters{
+			Log: func(testing.TB) flow.LetterLog {
+				if processes++; processes%2 == 0 {
+					return d.letterLog(pooled).sink
+				}
+				return d.letterLog(d.url).sink
+			},
+			Missing: func(testing.TB) flow.LetterLog { return d.letterLog(none.url).sink },
+		}
+	}})
+}
 
 // letterRig is a sink of which no method but those of the letter log is called.
 type letterRig struct {
@@ -41,7 +60,7 @@ func newLetters(t testing.TB) *letterRig {
 }
 
 // keep puts letters of test/orders[0] at the offsets.
-func (r *letterRig) keep(redrives string, offsets ...int64) {
+func (r *letterRig) keep(offsets ...int64) {
 	r.t.Helper()
 	var letters []flow.Letter
 	for _, o := range offsets {
@@ -49,9 +68,6 @@ func (r *letterRig) keep(redrives string, offsets ...int64) {
 			ClusterID: "c1", Partition: flow.Partition{Topic: "orders"}, TopicID: "id", Stage: flow.StageWrite, Class: "type", Column: "temp", Message: "m",
 			Record: &flow.Record{Offset: o, Timestamp: 1_700_000_000_000_000, Key: []byte("k"), Value: []byte("v")},
 		}}
-		if redrives != "" {
-			l.Record.Headers = []flow.Header{{Key: "a"}, {Key: flow.HeaderRedrives, Value: []byte("0")}, {Key: flow.HeaderRedrives, Value: []byte(redrives)}}
-		}
 		letters = append(letters, l)
 	}
 	if err := r.sink.Put(r.t.Context(), r.setup, letters); err != nil {
@@ -80,13 +96,11 @@ func (r *letterRig) wantShown(want ...string) {
 	}
 }
 
-func (r *letterRig) places(offsets ...int64) []flow.Position {
+func (r *letterRig) places() []flow.Position {
 	r.t.Helper()
 	var out []flow.Position
 	err := r.sink.Letters(r.t.Context(), r.setup, func(l *flow.Letter) error {
-		if len(offsets) == 0 || slices.Contains(offsets, l.Record.Offset) {
-			out = append(out, l.Place)
-		}
+		out = append(out, l.Place)
 		return nil
 	})
 	if err != nil {
@@ -99,56 +113,6 @@ func (r *letterRig) take(job string, places []flow.Position) {
 	r.t.Helper()
 	if err := r.sink.Take(r.t.Context(), r.setup, job, places); err != nil {
 		r.t.Fatal(err)
-	}
-}
-
-func TestLettersAreAsTheyWereKept(t *testing.T) {
-	t.Parallel()
-	r := newLetters(t)
-	r.wantShown()
-	since := time.Now().Add(-time.Second)
-	rec := flow.Record{
-		Offset: 1 << 40, Timestamp: 1_700_000_000_123_456, Key: []byte{}, Value: []byte{0, 0xff, '\\'},
-		Headers: []flow.Header{{Key: "h", Value: []byte{0xfe}}, {Key: "nil"}, {Key: flow.HeaderRedrives, Value: []byte("2")}},
-	}
-	want := []flow.Letter{
-		{Flow: "test", Redrives: 2, DeadLetter: flow.DeadLetter{
-			ClusterID: "c9", Partition: flow.Partition{Topic: "orders", ID: 7}, TopicID: "id", Stage: flow.StageDecode, Class: "type", Column: "a", Message: "b", Record: &rec,
-		}},
-		{Flow: "test", DeadLetter: flow.DeadLetter{
-			ClusterID: "c9", Partition: flow.Partition{Topic: "orders", ID: 7}, Stage: flow.StageWrite, Class: "tombstone", Record: &flow.Record{Offset: 3},
-		}},
-	}
-	other := want[1]
-	other.Flow = "another"
-	if err := r.sink.Put(t.Context(), r.setup, append(want[:2:2], other)); err != nil {
-		t.Fatal(err)
-	}
-	var got []flow.Letter
-	err := r.sink.Letters(t.Context(), r.setup, func(l *flow.Letter) error {
-		if l.Since.Before(since) || l.Since.After(time.Now().Add(time.Second)) {
-			t.Errorf("since %s", l.Since)
-		}
-		if l.Place.Topic != "public.penstock_dead_letter" || l.Place.ID != 0 || len(got) > 0 && l.Place.Offset <= got[len(got)-1].Place.Offset {
-			t.Errorf("place %+v", l.Place)
-		}
-		l.Since = time.Time{}
-		got = append(got, *l)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range got {
-		want[i].Place = got[i].Place
-	}
-	want[1].Record.Headers = []flow.Header{}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	stop := errors.New("stop")
-	if err := r.sink.Letters(t.Context(), r.setup, func(*flow.Letter) error { return stop }); !errors.Is(err, stop) {
-		t.Errorf("got %v, want the error of the callback", err)
 	}
 }
 
@@ -170,61 +134,8 @@ func TestALogThatDoesNotExistHasNoLetters(t *testing.T) {
 	r.want("SELECT count(*) FROM pg_class WHERE relname LIKE 'penstock%'", "0")
 }
 
-// The same letter twice is one letter: it is shown, taken, released and removed as one.
-func TestALetterThatIsThereTwiceIsOne(t *testing.T) {
-	t.Parallel()
-	r := newLetters(t)
-	r.keep("", 1, 2, 1, 3)
-	r.keep("1", 1, 1)
-	r.keep("2", 1)
-	r.wantShown("1/0/", "2/0/", "3/0/", "1/1/", "1/2/")
-	r.take("a", r.places(1)[:1])
-	r.wantShown("1/0/a", "2/0/", "3/0/", "1/1/", "1/2/")
-	r.want("SELECT count(*) FROM penstock_dead_letter WHERE job = 'a'", "2")
-	if err := r.sink.Release(t.Context(), r.setup, "a", r.places(1)[:1]); err != nil {
-		t.Fatal(err)
-	}
-	r.want("SELECT count(*) FROM penstock_dead_letter WHERE job = 'a'", "0")
-	r.take("a", r.places(1)[:1])
-	r.keep("", 1) // the flow was set back meanwhile
-	if err := r.sink.Remove(t.Context(), r.setup, "a", r.places(1)[:1]); err != nil {
-		t.Fatal(err)
-	}
-	r.wantShown("2/0/", "3/0/", "1/1/", "1/2/")
-}
-
-func TestTakingIsAllOrNone(t *testing.T) {
-	t.Parallel()
-	r := newLetters(t)
-	r.sink.cfg.URL = testservice.PgBouncer(t, r.url)
-	r.keep("", 1, 2, 3, 4)
-	all := r.places()
-	r.take("a", all[1:2])
-	r.take("a", all[1:2]) // the job goes on after it was killed
-	var taken *flow.TakenError
-	if err := r.sink.Take(t.Context(), r.setup, "b", all); !errors.As(err, &taken) || taken.Job != "a" || taken.Place != all[1] {
-		t.Fatalf("got %v, want the letter that a has", err)
-	}
-	r.wantShown("1/0/", "2/0/a", "3/0/", "4/0/")
-	for _, f := range []func(context.Context, flow.Setup, string, []flow.Position) error{r.sink.Release, r.sink.Remove} {
-		if err := f(t.Context(), r.setup, "b", all); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r.wantShown("1/0/", "2/0/a", "3/0/", "4/0/")
-	for range 2 { // the second time there is nothing left to do
-		if err := r.sink.Remove(t.Context(), r.setup, "a", all); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r.wantShown("1/0/", "3/0/", "4/0/")
-	if err := r.sink.Take(t.Context(), r.setup, "b", all); !errors.As(err, &taken) || taken.Job != "" || taken.Place != all[1] {
-		t.Fatalf("got %v, want the letter that is gone", err)
-	}
-	r.wantShown("1/0/", "3/0/", "4/0/")
-}
-
-func TestTwoJobsNeverHaveTheSameLetter(t *testing.T) {
+// Letters of several statements are taken in one transaction.
+func TestTakingManyLettersIsAllOrNone(t *testing.T) {
 	t.Parallel()
 	r := newLetters(t)
 	r.exec(`INSERT INTO penstock_dead_letter (flow, cluster_id, topic, topic_id, partition, "offset", timestamp, value, headers, stage, class, column_name, message)
@@ -254,21 +165,12 @@ func TestTwoJobsNeverHaveTheSameLetter(t *testing.T) {
 	r.wantShown()
 }
 
-// Large letters are read a few at a time, and none is left out.
-func TestLargeLettersAreShown(t *testing.T) {
-	t.Parallel()
-	r := newLetters(t)
-	r.exec(`INSERT INTO penstock_dead_letter (flow, cluster_id, topic, topic_id, partition, "offset", timestamp, value, headers, stage, class, column_name, message)
-		SELECT 'test', 'c1', 'orders', '', 0, n / 2, now(), decode(repeat('00', 5000000), 'hex'), '[]', 'write', 'type', '', '' FROM generate_series(1, 6) n`)
-	r.wantShown("0/0/", "1/0/", "2/0/", "3/0/")
-}
-
 // A table of an earlier version works as before; the first job adds what jobs need.
 func TestJobsWorkWithTheTableOfAnEarlierVersion(t *testing.T) {
 	t.Parallel()
 	r := newLetters(t)
 	r.exec("ALTER TABLE penstock_dead_letter DROP COLUMN job")
-	r.keep("", 1)
+	r.keep(1)
 	r.wantShown("1/0/")
 	if err := r.sink.Release(t.Context(), r.setup, "a", r.places()); err != nil {
 		t.Error(err)
@@ -283,7 +185,7 @@ func TestJobsWorkWithTheTableOfAnEarlierVersion(t *testing.T) {
 func TestJobsSayWhichRightsTheyNeed(t *testing.T) {
 	t.Parallel()
 	r := newLetters(t)
-	r.keep("", 1)
+	r.keep(1)
 	role, url := r.role()
 	t.Cleanup(func() {
 		_, _ = r.conn.Exec(context.Background(), "DROP OWNED BY "+role)

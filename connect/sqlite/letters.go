@@ -32,9 +32,10 @@ func redrivesOf(alias string) string {
 	WHERE json_extract(h.value, '$.key') = '%[2]s' ORDER BY h.key DESC LIMIT 1)`, alias, flow.HeaderRedrives)
 }
 
-// sameLetter is the condition that two rows are one letter. The table's index has all but the last two.
-var sameLetter = `c.flow = l.flow AND c.topic = l.topic AND c.partition = l.partition AND c."offset" = l."offset" AND c.cluster_id = l.cluster_id
-	AND ` + redrivesOf("c") + ` IS ` + redrivesOf("l")
+// sameLetter is the condition that two rows are one letter. The table's index has the first four; a row is
+// the same as itself without a look at its headers.
+var sameLetter = `c.flow = l.flow AND c.topic = l.topic AND c.partition = l.partition AND c."offset" = l."offset"
+	AND c.cluster_id = l.cluster_id AND c.topic_id = l.topic_id AND (c.id = l.id OR ` + redrivesOf("c") + ` IS ` + redrivesOf("l") + `)`
 
 // Place implements flow.LetterLog.
 func (s *Sink) Place() string { return "table " + s.cfg.DeadLetterTable }
@@ -85,13 +86,18 @@ func (s *Sink) prepareLetters(ctx context.Context, c *conn, cols []tableColumn) 
 	})
 }
 
-// Letters implements flow.LetterLog. It holds a page of letters at a time.
+// Letters implements flow.LetterLog. It holds a page of letters at a time, and ends with the last
+// row that there was at its beginning.
 func (s *Sink) Letters(ctx context.Context, setup flow.Setup, fn func(*flow.Letter) error) error {
 	_, err := s.withLetters(ctx, func(c *conn) error {
+		end := int64(0)
+		if err := c.run(func(r *stmt) error { end = r.int(0); return nil }, "SELECT max(id) FROM "+quote(s.cfg.DeadLetterTable)); err != nil {
+			return err
+		}
 		// The + keeps SQLite from sorting all letters of the flow for every page.
 		q, err := c.prepare(fmt.Sprintf(`SELECT id, EXISTS (SELECT 1 FROM %[1]s c WHERE %[2]s AND c.id < l.id),
 	flow, cluster_id, topic, topic_id, partition, "offset", timestamp, "key", value, headers, stage, class, column_name, message, created_at, job
-	FROM %[1]s l WHERE +l.flow = ?1 AND id > ?2 ORDER BY id LIMIT %[3]d`, quote(s.cfg.DeadLetterTable), sameLetter, letterPage))
+	FROM %[1]s l WHERE +l.flow = ?1 AND id > ?2 AND id <= ?3 ORDER BY id LIMIT %[3]d`, quote(s.cfg.DeadLetterTable), sameLetter, letterPage))
 		if err != nil {
 			return err
 		}
@@ -101,7 +107,7 @@ func (s *Sink) Letters(ctx context.Context, setup flow.Setup, fn func(*flow.Lett
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if page, last, err = s.page(q, page[:0], setup.Flow, last); err != nil {
+			if page, last, err = s.page(q, page[:0], setup.Flow, last, end); err != nil {
 				return fmt.Errorf("reading dead letters from %s: %w", s.cfg.Path, err)
 			}
 			for i := range page {
@@ -120,9 +126,9 @@ func (s *Sink) Letters(ctx context.Context, setup flow.Setup, fn func(*flow.Lett
 // errPageFull ends the reading of a page.
 var errPageFull = errors.New("the page is full")
 
-// page appends the letters of the next rows, and returns the last row's id; MaxInt64: there
-// are no more.
-func (s *Sink) page(q *stmt, page []flow.Letter, name string, after int64) ([]flow.Letter, int64, error) {
+// page appends the letters of the next rows up to the one with the id end, and returns the last row's
+// id; MaxInt64: there are no more.
+func (s *Sink) page(q *stmt, page []flow.Letter, name string, after, end int64) ([]flow.Letter, int64, error) {
 	last, rows, size := after, 0, 0
 	err := q.run(func(r *stmt) error {
 		last = r.int(0)
@@ -130,7 +136,7 @@ func (s *Sink) page(q *stmt, page []flow.Letter, name string, after int64) ([]fl
 			return nil // shown already
 		}
 		rec := &flow.Record{Key: r.blob(9), Value: r.blob(10), Offset: r.int(7)}
-		if t, err := time.Parse(coljson.LayoutTimestamptz, r.text(8)); err == nil {
+		if t, err := parseTimestamp(r.text(8)); err == nil {
 			rec.Timestamp = t.UnixMicro()
 		}
 		headers := r.text(11)
@@ -150,7 +156,7 @@ func (s *Sink) page(q *stmt, page []flow.Letter, name string, after int64) ([]fl
 			return errPageFull
 		}
 		return nil
-	}, name, after)
+	}, name, after, end)
 	switch {
 	case errors.Is(err, errPageFull):
 		err = nil
@@ -158,6 +164,25 @@ func (s *Sink) page(q *stmt, page []flow.Letter, name string, after int64) ([]fl
 		last = math.MaxInt64
 	}
 	return page, last, err
+}
+
+// parseTimestamp reads the time of a record. Producers that take one unit for another write years of more than four
+// digits, which the time package writes and does not read: they are read as a year with the same days.
+func parseTimestamp(s string) (time.Time, error) {
+	t, err := time.Parse(coljson.LayoutTimestamptz, s)
+	if err == nil || s == "" {
+		return t, err
+	}
+	digits := strings.IndexByte(s[1:], '-') + 1
+	year, yearErr := strconv.Atoi(s[:digits])
+	if yearErr != nil {
+		return t, err
+	}
+	near := 2000 + year%400
+	if t, err = time.Parse(coljson.LayoutTimestamptz, strconv.Itoa(near)+s[digits:]); err != nil {
+		return t, err
+	}
+	return t.AddDate(year-near, 0, 0), nil
 }
 
 // redrives reads flow.HeaderRedrives.

@@ -44,7 +44,7 @@ func ownTables(deadLetters string) []string {
   PRIMARY KEY (flow, cluster_id, topic, partition)
 ) WITHOUT ROWID`,
 		`CREATE TABLE IF NOT EXISTS ` + quote(deadLetters) + ` (
-  id           INTEGER PRIMARY KEY,
+  id           INTEGER PRIMARY KEY AUTOINCREMENT,
   flow         TEXT NOT NULL,
   cluster_id   TEXT NOT NULL,
   topic        TEXT NOT NULL,
