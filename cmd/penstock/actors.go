@@ -82,6 +82,8 @@ func reloads(flows *supervisor.Supervisor, log *slog.Logger) actor {
 	signal.Notify(ch, syscall.SIGHUP)
 	return func(ctx context.Context) error {
 		defer signal.Stop(ch)
+		var under sync.WaitGroup // one that waits for a flow does not hold up the next
+		defer under.Wait()
 		for {
 			select {
 			case <-ctx.Done():
@@ -89,11 +91,13 @@ func reloads(flows *supervisor.Supervisor, log *slog.Logger) actor {
 			case <-ch:
 			}
 			notify(log, daemon.SdNotifyMonotonicUsec()+daemon.SdNotifyReloading)
-			// What is wrong with the files is logged by whoever reads them.
-			if _, err := flows.Reload(ctx); err != nil && ctx.Err() == nil {
-				log.Error("the flow files were not read again", slog.Any("error", err))
-			}
-			notify(log, daemon.SdNotifyReady)
+			under.Go(func() {
+				// What is wrong with the files is logged by whoever reads them.
+				if _, err := flows.Reload(ctx); err != nil && ctx.Err() == nil {
+					log.Error("the flow files were not read again", slog.Any("error", err))
+				}
+				notify(log, daemon.SdNotifyReady)
+			})
 		}
 	}
 }

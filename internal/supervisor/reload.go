@@ -46,58 +46,129 @@ func (r *ReloadReport) OK() bool {
 }
 
 // Reload reads all files again, and makes the flows what the files say. Flows that have failed
-// are started again. Ctx bounds the wait for another reload; one that has begun is finished. It returns once changed flows are up, have failed, or wait for something that is away.
-// What a file says that is wrong is in the report; the error is about the reload itself.
+// are started again. It returns once changed flows are up, have failed, or wait for something that is away; a flow
+// that another reload is at work on is waited for, as long as ctx allows, and no flow waits for another one. What has
+// begun is finished. What a file says that is wrong is in the report; the error is about the reload itself.
 func (s *Supervisor) Reload(ctx context.Context) (ReloadReport, error) { return s.reload(ctx, true) }
 
 // change is what is to be done about one flow.
 type change struct {
-	unit *unit // nil: a new flow
+	unit *unit
 	file *file // nil: the file is gone
+	// added: the flow is new.
+	added bool
 }
 
 // reload is Reload. Without asked it was a file that changed: what was refused is not tried again,
 // and what has failed stays so, unless its file is another one.
-func (s *Supervisor) reload(ctx context.Context, asked bool) (ReloadReport, error) { //nolint:contextcheck // a flow that was stopped is started again, whether the caller waits or not
+func (s *Supervisor) reload(ctx context.Context, asked bool) (ReloadReport, error) {
 	run, done, err := s.begin()
 	if err != nil {
 		return ReloadReport{}, err
 	}
 	defer done()
-	select {
-	case s.reloading <- struct{}{}:
-		defer func() { <-s.reloading }()
-	case <-ctx.Done():
-		return ReloadReport{}, fmt.Errorf("another reload is under way: %w", ctx.Err())
-	case <-run.Done():
-		return ReloadReport{}, stateErrorf("the process is stopping")
+	var report ReloadReport
+	tried := map[*unit]bool{}
+	for again := false; ; again = true {
+		part, busy, err := s.reloadFree(run, asked, again, tried) //nolint:contextcheck // a flow that was stopped is started again, whether the caller waits or not
+		if err != nil {
+			return ReloadReport{}, err
+		}
+		if report.add(part); busy == nil {
+			return report, nil
+		}
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return ReloadReport{}, fmt.Errorf("waiting for a flow that another reload is at work on: %w", ctx.Err())
+		case <-run.Done():
+			return ReloadReport{}, stateErrorf("the process is stopping")
+		}
 	}
+}
+
+// add adds what was found and done later.
+func (r *ReloadReport) add(later ReloadReport) {
+	for _, before := range r.Flows {
+		now := slices.IndexFunc(later.Flows, func(f FlowReload) bool { return f.File == before.File && f.Name == before.Name })
+		switch {
+		case before.Outcome == Refused: // if it still is, it was found again
+		case now < 0:
+			later.Flows = append(later.Flows, before)
+		case later.Flows[now].Outcome == Unchanged, before.Outcome == Restored && later.Flows[now].Outcome == Refused:
+			later.Flows[now] = before
+		}
+	}
+	slices.SortFunc(later.Flows, func(a, b FlowReload) int {
+		return strings.Compare(a.File+"\x00"+a.Name, b.File+"\x00"+b.Name)
+	})
+	*r = later
+}
+
+// reloadFree reloads the flows that no other reload is at work on. Busy is closed when one of the others is free;
+// nil: there are none, or somebody waits for them already and sees what the files say then. Again: the caller has
+// waited, and reloaded the flows that were tried.
+func (s *Supervisor) reloadFree(run context.Context, asked, again bool, tried map[*unit]bool) (report ReloadReport, busy <-chan struct{}, err error) {
+	changes, report, busy, err := s.begun(asked, again)
+	if err != nil {
+		return report, nil, err
+	}
+	results := make([]FlowReload, len(changes))
+	var wg sync.WaitGroup
+	for i, c := range changes {
+		asked := asked && !tried[c.unit]
+		tried[c.unit] = true
+		wg.Go(func() {
+			results[i] = s.apply(run, c, asked)
+			s.said(results[i:i+1], asked)
+			s.reloading.Lock()
+			defer s.reloading.Unlock()
+			c.unit.changing = false
+			close(s.freed)
+			s.freed = make(chan struct{})
+		})
+	}
+	wg.Wait()
+	report.Flows = append(report.Flows, results...)
+	return report, busy, nil
+}
+
+// begun reads the files, and marks the flows that the caller is to change.
+func (s *Supervisor) begun(asked, again bool) (changes []change, report ReloadReport, busy <-chan struct{}, err error) {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
 	found := scan(s.o.Paths)
 	units := s.all()
 	owners, running := make(map[string]string, len(units)), make(map[string]*config.Flow, len(units))
 	for _, u := range units {
 		name, path := u.place()
 		owners[name], running[path] = path, u.config()
+		if u.changing {
+			busy = s.freed
+		}
+	}
+	if again && !asked {
+		s.waiting = false
 	}
 	files, err := s.reread(found.files, running, owners)
 	if err != nil {
-		return ReloadReport{}, err
+		return nil, report, nil, err
 	}
 	s.checkAdmin(files)
 
-	changes, report := s.plan(found, files, units, owners)
-	results := make([]FlowReload, len(changes))
-	var wg sync.WaitGroup
-	for i, c := range changes {
-		wg.Go(func() { results[i] = s.apply(run, c, asked) })
+	changes, report = s.plan(found, files, units, owners)
+	s.said(report.Flows, asked && !again)
+	if busy != nil && !asked {
+		if s.waiting {
+			busy = nil
+		}
+		s.waiting = true
 	}
-	wg.Wait()
-	report.Flows = append(report.Flows, results...)
-	slices.SortFunc(report.Flows, func(a, b FlowReload) int {
-		return strings.Compare(a.File+"\x00"+a.Name, b.File+"\x00"+b.Name)
-	})
-	s.said(report, asked)
-	return report, nil
+	changes = slices.DeleteFunc(changes, func(c change) bool { return c.unit.changing })
+	for _, c := range changes {
+		c.unit.changing = true
+	}
+	return changes, report, busy, nil
 }
 
 // checkAdmin says once that a changed admin section needs a restart. Called with reloading held.
@@ -162,17 +233,34 @@ func (s *Supervisor) plan(found *scanned, files []*file, units []*unit, owners m
 		case f.err != nil:
 			refuse(nil, f.path, f.err.Error())
 		default:
-			changes = append(changes, change{file: f})
+			u := s.newcomer(f)
+			if u == nil { // it was restored under this name meanwhile
+				refuse(nil, f.path, fmt.Sprintf("there is a flow %s by now", f.flow.Name))
+				continue
+			}
+			changes = append(changes, change{unit: u, file: f, added: true})
 		}
 	}
 	return changes, report
 }
 
+// newcomer makes the unit of a new file; nil if the name is taken.
+func (s *Supervisor) newcomer(f *file) *unit {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.units[f.flow.Name] != nil {
+		return nil
+	}
+	u := newUnit(s, f.path, f.flow)
+	s.units[f.flow.Name] = u
+	return u
+}
+
 // apply makes one flow what its file says.
 func (s *Supervisor) apply(ctx context.Context, c change, asked bool) FlowReload {
 	switch {
-	case c.unit == nil:
-		return s.add(ctx, c.file)
+	case c.added:
+		return s.add(ctx, c.unit, c.file)
 	case c.file == nil:
 		return s.drop(ctx, c.unit)
 	}
@@ -180,17 +268,8 @@ func (s *Supervisor) apply(ctx context.Context, c change, asked bool) FlowReload
 }
 
 // add starts the flow of a new file.
-func (s *Supervisor) add(ctx context.Context, f *file) FlowReload {
+func (s *Supervisor) add(ctx context.Context, u *unit, f *file) FlowReload {
 	r := FlowReload{Name: f.flow.Name, File: f.path, Outcome: Started}
-	u := newUnit(s, f.path, f.flow)
-	s.mu.Lock()
-	if s.units[r.Name] != nil { // it was restored under this name meanwhile
-		s.mu.Unlock()
-		r.Outcome, r.Reason = Refused, fmt.Sprintf("there is a flow %s by now", r.Name)
-		return r
-	}
-	s.units[r.Name] = u
-	s.mu.Unlock()
 	s.warn(f)
 	if err := u.startAndSettle(ctx); err != nil {
 		r.Outcome, r.Reason = Failed, err.Error()
@@ -322,23 +401,23 @@ func (u *unit) replace(ctx context.Context, f *file, asked bool) FlowReload {
 
 // said logs and counts what a reload has done; what was refused before, and still is, is no
 // news.
-func (s *Supervisor) said(report ReloadReport, asked bool) {
+func (s *Supervisor) said(flows []FlowReload, asked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := s.refused
-	s.refused = map[string]string{}
 	accepted := false
 	var refused error
-	for _, f := range report.Flows {
+	for _, f := range flows {
 		attrs := []any{slog.String("file", f.File)}
 		if f.Name != "" {
 			attrs = append(attrs, slog.String("flow", f.Name))
 		}
+		before := s.refused[f.File]
+		delete(s.refused, f.File)
 		switch f.Outcome {
 		case Unchanged, Failed, Restored: // nothing happened, or it was said
 		case Refused:
 			s.refused[f.File] = f.Reason
-			if asked || before[f.File] != f.Reason {
+			if asked || before != f.Reason {
 				refused = errors.New(f.Reason)
 				s.log.Error("the flow file is refused, and nothing changes", append(attrs, slog.String("reason", f.Reason))...)
 			}

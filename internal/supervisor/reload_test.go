@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -320,4 +321,87 @@ func TestAChangedAdminSectionNeedsARestart(t *testing.T) {
 	if w.messages.count("when the process is started again") != 1 {
 		t.Error("nobody was told")
 	}
+}
+
+// hang makes flow name write its first batch until release is called.
+func (w *world) hang(s *supervisor.Supervisor, name string) (release func()) {
+	w.t.Helper()
+	gate := make(chan struct{})
+	release = sync.OnceFunc(func() { close(gate) })
+	w.t.Cleanup(release)
+	w.table(name).Intercept(func(flowtest.Attempt) flowtest.Fault { return flowtest.Fault{Wait: gate} })
+	w.add(name, 1)
+	w.await(s, name, func(v *supervisor.FlowView) bool {
+		return slices.ContainsFunc(v.Status.LaneStates, func(l flow.LaneStatus) bool { return l.Writing })
+	})
+	return release
+}
+
+func restarted(n int) func(*supervisor.FlowView) bool {
+	return func(v *supervisor.FlowView) bool { return v.Restarts == n && v.Status.State == flow.StateRunning }
+}
+
+func TestAReloadOfAFlowThatHangsHoldsUpNoOther(t *testing.T) {
+	w := newWorld(t)
+	w.file("f")
+	w.file("hangs")
+	s, _ := w.start()
+	release := w.hang(s, "hangs")
+	reports := make(chan supervisor.ReloadReport, 3)
+	var under sync.WaitGroup
+	defer under.Wait()
+	defer release()
+	reload := func() {
+		under.Go(func() {
+			report, err := s.Reload(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			reports <- report
+		})
+	}
+	w.file("f", "batch: {records: 10}")
+	w.file("hangs", "batch: {records: 10}")
+	reload()
+	w.await(s, "f", restarted(1))
+	w.await(s, "hangs", in(flow.StateStopping))
+	w.file("f", "batch: {records: 11}")
+	w.file("hangs", "batch: {records: 11}")
+	w.file("new")
+	reload()
+	w.await(s, "f", restarted(2))
+	w.await(s, "new", in(flow.StateRunning))
+	if err := os.Remove(filepath.Join(w.dir, "new.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	reload()
+	for _, err := s.Flow("new"); err == nil; _, err = s.Flow("new") {
+		if t.Context().Err() != nil {
+			t.Fatal("a flow whose file is gone goes on")
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	w.add("f", 20)
+	w.exact("f")
+	if len(reports) > 0 {
+		t.Errorf("a reload has not waited for its flow: %+v", <-reports)
+	}
+
+	release()
+	outcomes := map[string][]supervisor.Outcome{}
+	for range 3 {
+		report := <-reports
+		for _, f := range report.Flows {
+			outcomes[f.Name] = append(outcomes[f.Name], f.Outcome)
+		}
+	}
+	for _, name := range []string{"f", "hangs"} { // the third had nothing to do
+		slices.Sort(outcomes[name])
+		if !slices.Equal(outcomes[name], []supervisor.Outcome{supervisor.Changed, supervisor.Changed, supervisor.Unchanged}) {
+			t.Errorf("%s: %s", name, outcomes[name])
+		}
+	}
+	w.await(s, "hangs", restarted(2))
+	w.add("hangs", 20)
+	w.exact("hangs")
 }

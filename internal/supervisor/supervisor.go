@@ -57,12 +57,16 @@ type Supervisor struct {
 	// alone: the process is that of one flow.
 	alone bool
 	admin config.Admin
-	// adminSeen is what the files say of it now; guarded by reloading.
-	adminSeen config.Admin
 	// over ends Run: the flow of a process of one has failed.
 	over chan error
-	// reloading is held during a reload.
-	reloading chan struct{}
+
+	reloading sync.Mutex // held while files are read; guards what follows, and unit.changing; before unit.ops
+	// adminSeen is what the files say of the admin section now.
+	adminSeen config.Admin
+	// freed is closed, and made anew, when a reload is done with a flow.
+	freed chan struct{}
+	// waiting: somebody reads the files again when a flow is freed, because a file has changed.
+	waiting bool
 
 	mu    sync.Mutex // guards what follows; after unit.ops, before unit.mu
 	units map[string]*unit
@@ -87,7 +91,7 @@ func New(o Options) (*Supervisor, error) {
 		o.Paths[i] = filepath.Clean(path)
 	}
 	s := &Supervisor{
-		o: o, log: o.Logger, over: make(chan error, 1), reloading: make(chan struct{}, 1),
+		o: o, log: o.Logger, over: make(chan error, 1), freed: make(chan struct{}),
 		units: map[string]*unit{}, refused: map[string]string{},
 	}
 	files, err := s.read(o.Paths)

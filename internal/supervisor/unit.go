@@ -33,6 +33,8 @@ type unit struct {
 	s *Supervisor
 	// ops is held by whoever starts, stops or replaces the flow. Waiting for it has a context.
 	ops chan struct{}
+	// changing: a reload is at work on the flow. Guarded by Supervisor.reloading.
+	changing bool
 
 	mu   sync.Mutex // guards what follows
 	name string

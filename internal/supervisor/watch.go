@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -31,6 +32,8 @@ func (s *Supervisor) watch(ctx context.Context) {
 	timer := time.NewTimer(debounce) // what has changed since the files were read for the first time
 	defer timer.Stop()
 	pending := true
+	var reloads sync.WaitGroup // one that waits for a flow does not hold up the others
+	defer reloads.Wait()
 	soon := func() {
 		if !pending {
 			pending = true
@@ -50,8 +53,8 @@ func (s *Supervisor) watch(ctx context.Context) {
 			soon() // events were lost
 		case <-timer.C:
 			pending = false
-			_, _ = s.reload(ctx, false) // it has logged what there is to say
-			ok := s.watchDirs(w, watched)
+			ok := s.watchDirs(w, watched)                      // before they are read: what changes from here on is another event
+			reloads.Go(func() { _, _ = s.reload(ctx, false) }) // it logs what there is to say
 			if watched = ok; !ok {
 				pending = true
 				timer.Reset(watchAgain)

@@ -1,6 +1,7 @@
 package supervisor_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,4 +118,30 @@ func until(t *testing.T, ok func() bool) {
 			t.Fatal("waited in vain")
 		}
 	}
+}
+
+func TestFilesAreFollowedBesideAFlowThatHangs(t *testing.T) {
+	w := newWorld(t)
+	w.options.Watch = true
+	w.file("f")
+	w.file("hangs")
+	s, _ := w.start()
+	release := w.hang(s, "hangs")
+	defer release()
+	for i := range 3 {
+		w.file("hangs", fmt.Sprintf("batch: {records: %d}", 10+i))
+		w.file("f", fmt.Sprintf("batch: {records: %d}", 10+i))
+		w.await(s, "f", restarted(i+1))
+	}
+	path := w.file("hangs", "batch: {records: 20}")
+	good := read(t, path)
+	w.write("hangs.yaml", "nonsense: 1\n")
+	w.await(s, "hangs", func(v *supervisor.FlowView) bool { return v.ReloadError != "" })
+	release()
+	w.await(s, "hangs", func(v *supervisor.FlowView) bool { return restarted(1)(v) && v.ReloadError != "" })
+	w.write("hangs.yaml", good)
+	w.await(s, "hangs", func(v *supervisor.FlowView) bool { return restarted(2)(v) && v.ReloadError == "" })
+	w.add("hangs", 20)
+	w.exact("hangs")
+	w.exact("f")
 }
