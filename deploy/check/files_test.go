@@ -13,7 +13,8 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-func TestComposeFile(t *testing.T) {
+func composeFile(t *testing.T) *types.Project {
+	t.Helper()
 	o, err := cli.NewProjectOptions([]string{"../compose/compose.yaml"}, cli.WithConsistency(true), cli.WithResolvedPaths(true))
 	if err != nil {
 		t.Fatal(err)
@@ -22,6 +23,11 @@ func TestComposeFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+func TestComposeFile(t *testing.T) {
+	p := composeFile(t)
 	s := p.Services["penstock"]
 	if s.DependsOn["postgres"].Condition != types.ServiceConditionHealthy || !s.ReadOnly {
 		t.Errorf("penstock waits for %v, read-only %t", s.DependsOn, s.ReadOnly)
@@ -30,6 +36,11 @@ func TestComposeFile(t *testing.T) {
 		if port.HostIP != "127.0.0.1" {
 			t.Errorf("port %s is open to %q", port.Published, port.HostIP)
 		}
+	}
+	// The image of Kafka drops its own settings where there are variables, and keeps records in /tmp.
+	kafka := p.Services["kafka"]
+	if dir := kafka.Environment["KAFKA_LOG_DIRS"]; dir == nil || *dir != kafka.Volumes[0].Target {
+		t.Errorf("Kafka writes to %v, which is not in the volume at %s: the positions in PostgreSQL outlive the topics", dir, kafka.Volumes[0].Target)
 	}
 	if _, err := filepath.Glob(filepath.Join(s.Build.Context, s.Build.Dockerfile)); err != nil {
 		t.Error(err)
@@ -55,6 +66,10 @@ func TestSystemdUnit(t *testing.T) {
 		}
 	}
 	text := readFile(t, "../systemd/penstock.service")
+	// systemd looks at the exit code of the main process alone: what fails before it is started again for ever.
+	if strings.Contains(text, "\nExecStartPre=") || !strings.Contains(text, "\nRestartPreventExitStatus=2\n") {
+		t.Error("a wrong flow file makes systemd start the process again and again")
+	}
 	for _, line := range []string{"Type=notify", "ExecReload=/bin/kill -HUP $MAINPID", "NoNewPrivileges=true", "ProtectSystem=strict"} {
 		if !strings.Contains(text, "\n"+line+"\n") {
 			t.Errorf("no line %s", line)

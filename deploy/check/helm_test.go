@@ -131,7 +131,7 @@ admin: {port: 9999, tokenSecret: {name: token}}
 autoscaling:
   enabled: true
   kafka: {bootstrapServers: "kafka:9092", authenticationRef: sasl, triggers: [{group: a, topic: t, lagThreshold: 10}, {group: b, topic: t, lagThreshold: 10}]}
-podMonitor: {enabled: true, labels: {release: prometheus}}
+podMonitor: {enabled: true, labels: {release: prometheus}, podTargetLabels: [track]}
 serviceAccount: {name: x, annotations: {a: b}}
 podAnnotations: {a: b}
 podLabels: {c: d}
@@ -168,14 +168,29 @@ func TestChartIsValid(t *testing.T) {
 func TestChartRefusesWrongValues(t *testing.T) {
 	for values, say := range map[string]string{
 		`{}`: "there is nothing to run",
-		`{flows: {a.yaml: "flow: a"}, existingConfigMap: x}`:                       "both set",
-		`{flows: {a.txt: "flow: a"}}`:                                              "a.txt",
-		`{flows: {a.yaml: "flow: a"}, replica: 3}`:                                 "replica",
-		`{flows: {a.yaml: "flow: a"}, autoscaling: {enabled: true}}`:               "autoscaling.kafka.triggers",
-		`{flows: {a.yaml: "flow: a"}, image: {repository: x, digest: sha256:abc}}`: "digest",
+		`{flows: {a.yaml: "flow: a"}, existingConfigMap: x}`:         "both set",
+		`{flows: {a.txt: "flow: a"}}`:                                "a.txt",
+		`{flows: {a.yaml: "flow: a"}, replica: 3}`:                   "replica",
+		`{flows: {a.yaml: "flow: a"}, autoscaling: {enabled: true}}`: "autoscaling.kafka.triggers",
+		`{flows: {a.yaml: "flow: a"}, autoscaling: {enabled: true, minReplicas: 9, kafka: {bootstrapServers: k, triggers: [{group: a, topic: t, lagThreshold: 1}]}}}`: "minReplicas is more",
+		`{flows: {a.yaml: "flow: a"}, image: {repository: x, digest: sha256:abc}}`:                                                                                    "digest",
 	} {
 		if _, err := render(readValues(t, values)); err == nil || !strings.Contains(err.Error(), say) {
 			t.Errorf("%s: got %v, want an error with %q", values, err, say)
+		}
+	}
+}
+
+// What a person wrote is what the process reads, however it is indented and ended.
+func TestFlowFilesArriveAsTheyAre(t *testing.T) {
+	for _, text := range []string{"  # indented\nflow: a\n", "flow: a", "flow: a\r\nsource: {}\r\n", "flow: a # {{ .Values }} ${X}\n", "\nflow: a\n"} {
+		manifests, err := render(map[string]any{"flows": map[string]any{"a.yaml": text}})
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		own, _ := objects(t, manifests)
+		if got := at(find(t, own, "ConfigMap"), "data", "a.yaml"); got != text {
+			t.Errorf("%q became %q", text, got)
 		}
 	}
 }
@@ -198,6 +213,16 @@ func at(o any, path ...any) any {
 	return o
 }
 
+// find returns the object of that kind.
+func find(t *testing.T, list []map[string]any, kind string) map[string]any {
+	t.Helper()
+	i := slices.IndexFunc(list, func(o map[string]any) bool { return o["kind"] == kind })
+	if i < 0 {
+		t.Fatalf("there is no %s", kind)
+	}
+	return list[i]
+}
+
 func marshal(t *testing.T, v any) []byte {
 	t.Helper()
 	text, err := yaml.Marshal(v)
@@ -214,32 +239,26 @@ func TestPodIsConfined(t *testing.T) {
 		t.Fatal(err)
 	}
 	own, others := objects(t, manifests)
-	find := func(list []map[string]any, kind string) map[string]any {
-		i := slices.IndexFunc(list, func(o map[string]any) bool { return o["kind"] == kind })
-		if i < 0 {
-			t.Fatalf("there is no %s", kind)
-		}
-		return list[i]
-	}
-	pod := at(find(own, "Deployment"), "spec", "template", "spec")
+	pod := at(find(t, own, "Deployment"), "spec", "template", "spec")
 	container := at(pod, "containers", 0)
 	for _, c := range []struct{ got, want any }{
 		{at(pod, "securityContext", "runAsNonRoot"), true},
 		{at(pod, "automountServiceAccountToken"), false},
+		{at(pod, "enableServiceLinks"), false},
 		{at(container, "securityContext", "readOnlyRootFilesystem"), true},
 		{at(container, "securityContext", "allowPrivilegeEscalation"), false},
 		{at(container, "securityContext", "capabilities", "drop", 0), "ALL"},
 		{at(container, "livenessProbe", "httpGet", "path"), "/healthz"},
 		{at(container, "readinessProbe", "httpGet", "path"), "/readyz"},
-		{at(find(own, "PodDisruptionBudget"), "spec", "maxUnavailable"), 1},
-		{at(find(others, "ScaledObject"), "spec", "triggers", 1, "metadata", "consumerGroup"), "b"},
-		{at(find(others, "PodMonitor"), "spec", "podMetricsEndpoints", 0, "authorization", "credentials", "name"), "token"},
+		{at(find(t, own, "PodDisruptionBudget"), "spec", "maxUnavailable"), 1},
+		{at(find(t, others, "ScaledObject"), "spec", "triggers", 1, "metadata", "consumerGroup"), "b"},
+		{at(find(t, others, "PodMonitor"), "spec", "podMetricsEndpoints", 0, "authorization", "credentials", "name"), "token"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %v, want %v", c.got, c.want)
 		}
 	}
-	if at(find(own, "Deployment"), "spec", "replicas") != nil {
+	if at(find(t, own, "Deployment"), "spec", "replicas") != nil {
 		t.Error("the Deployment sets replicas, which are the scaler's")
 	}
 	const grace = 20 // default of shutdown.grace
@@ -268,7 +287,7 @@ func TestPlainManifestsAreTheChart(t *testing.T) {
 	validate(t, got)
 }
 
-// The flows of the examples are what penstock lint takes.
+// The flows of the examples are what penstock lint takes, with the variables that the process gets there.
 func TestFlowsOfExamplesPassLint(t *testing.T) {
 	values := readValues(t, readFile(t, "../kubernetes/values.yaml"))
 	dir := t.TempDir()
@@ -278,16 +297,28 @@ func TestFlowsOfExamplesPassLint(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, folder := range []string{dir, "../compose/flows"} {
+	own, _ := objects(t, readFile(t, "../kubernetes/penstock.yaml"))
+	env := map[string][]string{
+		dir:                {"DATABASE_URL=postgres://penstock@postgres/penstock"}, // of the Secret
+		"../compose/flows": nil,
+	}
+	list, _ := at(find(t, own, "Deployment"), "spec", "template", "spec", "containers", 0, "env").([]any)
+	for _, v := range list {
+		env[dir] = append(env[dir], fmt.Sprintf("%v=%v", at(v, "name"), at(v, "value")))
+	}
+	for name, value := range composeFile(t).Services["penstock"].Environment {
+		env["../compose/flows"] = append(env["../compose/flows"], name+"="+*value)
+	}
+	for folder, variables := range env {
 		abs, err := filepath.Abs(folder)
 		if err != nil {
 			t.Fatal(err)
 		}
 		cmd := exec.CommandContext(t.Context(), "go", "run", "./cmd/penstock", "lint", abs)
 		cmd.Dir = "../.."
-		cmd.Env = append(os.Environ(), "DATABASE_URL=postgres://penstock@postgres/penstock")
+		cmd.Env = append(os.Environ(), variables...)
 		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%s: %v\n%s", folder, err, out)
+			t.Errorf("%s with %v: %v\n%s", folder, variables, err, out)
 		}
 	}
 }
@@ -300,8 +331,7 @@ func TestRolloutFollowsTheDeployment(t *testing.T) {
 		t.Fatalf("%d objects, want a Rollout and an AnalysisTemplate", len(others))
 	}
 	own, _ := objects(t, readFile(t, "../kubernetes/penstock.yaml"))
-	i := slices.IndexFunc(own, func(o map[string]any) bool { return o["kind"] == "Deployment" })
-	deployment := own[i]
+	deployment := find(t, own, "Deployment")
 	ref := at(others[0], "spec", "workloadRef")
 	if name := at(deployment, "metadata", "name"); at(ref, "name") != name || at(ref, "kind") != "Deployment" {
 		t.Errorf("the Rollout takes %v, and the Deployment is %v", ref, name)
@@ -309,5 +339,31 @@ func TestRolloutFollowsTheDeployment(t *testing.T) {
 	want, got := marshal(t, at(deployment, "spec", "selector")), marshal(t, at(others[0], "spec", "selector"))
 	if !bytes.Equal(got, want) {
 		t.Errorf("the Rollout selects\n%s, the Deployment\n%s", got, want)
+	}
+
+	// Nothing but the Rollout scales the Deployment, which would come back beside it; and the metrics
+	// have the label by which the analysis tells the versions apart.
+	values := chartutil.CoalesceTables(readValues(t, readFile(t, "../argo-rollouts/values.yaml")), readValues(t, readFile(t, "../kubernetes/values.yaml")))
+	manifests, err := render(values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, custom := objects(t, manifests)
+	target := at(find(t, custom, "ScaledObject"), "spec", "scaleTargetRef")
+	for _, field := range []string{"apiVersion", "kind"} {
+		if at(target, field) != others[0][field] {
+			t.Errorf("KEDA scales %v", target)
+		}
+	}
+	if at(target, "name") != at(others[0], "metadata", "name") {
+		t.Errorf("KEDA scales %v", target)
+	}
+	label := fmt.Sprint(at(find(t, custom, "PodMonitor"), "spec", "podTargetLabels", 0))
+	canary := at(others[0], "spec", "strategy", "canary", "canaryMetadata", "labels", label)
+	for i := range 3 {
+		query := fmt.Sprint(at(others[1], "spec", "metrics", i, "provider", "prometheus", "query"))
+		if !strings.Contains(query, fmt.Sprintf("{%s=%q}", label, canary)) {
+			t.Errorf("the metrics have the label %s, and the analysis asks for %s", label, query)
+		}
 	}
 }
