@@ -95,6 +95,24 @@ func (l *LetterLog) Kept() []flow.Letter {
 	return l.list(func(*keptLetter) bool { return true })
 }
 
+// There returns the letters that a flow is shown.
+func (l *LetterLog) There(name string) []flow.Letter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.there(name)
+}
+
+func (l *LetterLog) there(name string) []flow.Letter {
+	return l.list(func(k *keptLetter) bool { return k.Flow == name && !k.double && !k.removed })
+}
+
+// Grow adds partitions, so that letters of one source partition are in two from now on.
+func (l *LetterLog) Grow(partitions int32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.opts.Partitions += partitions
+}
+
 // list copies letters. The lock is held.
 func (l *LetterLog) list(which func(*keptLetter) bool) (out []flow.Letter) {
 	for i := range l.kept {
@@ -109,7 +127,7 @@ func (l *LetterLog) list(which func(*keptLetter) bool) (out []flow.Letter) {
 func (l *LetterLog) Letters(ctx context.Context, s flow.Setup, fn func(*flow.Letter) error) error {
 	var shown []flow.Letter
 	err := l.do("letters", func() error {
-		shown = l.list(func(k *keptLetter) bool { return k.Flow == s.Flow && !k.double && !k.removed })
+		shown = l.there(s.Flow)
 		return nil
 	})
 	for i := range shown {

@@ -17,10 +17,10 @@ import (
 	"github.com/penstockdev/penstock/flow/flowtest"
 )
 
-// world is a flow whose dead letters are in a memoryLog, and its rows in a Table.
+// world is a flow whose dead letters are in a LetterLog, and its rows in a Table.
 type world struct {
 	t     *testing.T
-	log   *memoryLog
+	log   *flowtest.LetterLog
 	table *flowtest.Table
 	// plain: the sink keeps no positions.
 	plain bool
@@ -30,7 +30,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	return &world{
-		t: t, log: newMemoryLog(2), table: flowtest.NewTable(flowtest.TableOptions{NoDeadLetters: true}),
+		t: t, log: newLog(), table: flowtest.NewTable(flowtest.TableOptions{NoDeadLetters: true}),
 		bad: func(v string) bool { return strings.Contains(v, "bad") },
 	}
 }
@@ -40,7 +40,7 @@ const letters = 24
 // fill makes letters: of two topics with three partitions each, every fourth of them bad for good.
 func (w *world) fill() {
 	for i := range letters {
-		w.log.add(w.letter(i))
+		w.log.Append(w.letter(i))
 	}
 }
 
@@ -58,7 +58,7 @@ func (w *world) letter(i int) flow.Letter {
 
 func (w *world) build() (flow.Config, error) {
 	cfg := flow.Config{
-		Name: "orders", Source: nothing{}, Sink: w.table.Sink(), DeadLetters: &memoryQueue{log: w.log}, Lanes: 2,
+		Name: "orders", Source: nothing{}, Sink: w.table.Sink(), DeadLetters: w.log.Queue(), Lanes: 2,
 		Batch: flow.BatchLimits{Records: 3, Wait: time.Millisecond}, Logger: slog.New(slog.DiscardHandler),
 		Retry:      flow.Retry{Initial: time.Millisecond, Max: time.Millisecond},
 		Transforms: func(int) ([]flow.Transform, error) { return []flow.Transform{decoder{w}}, nil },
@@ -128,7 +128,7 @@ func (w *world) verify(redrives int, atLeast bool) {
 			w.t.Errorf("headers of a row: %v", r.Headers)
 		}
 	}
-	dead := w.log.there(w.t, "orders")
+	dead := there(w.t, w.log, "orders")
 	for i := range letters {
 		l := w.letter(i)
 		id := IDOf(&l).String()
@@ -178,7 +178,7 @@ func TestLettersBecomeRowsOrDeadAgain(t *testing.T) {
 	}
 	// Unless a person says so, having repaired what was wrong.
 	r, err := w.redrive(Options{MaxRedrives: 10, Edits: []string{`state='good'`}})
-	if err != nil || r.Redriven != letters/4 || len(w.log.there(t, "orders")) != 0 {
+	if err != nil || r.Redriven != letters/4 || len(there(t, w.log, "orders")) != 0 {
 		t.Errorf("edited: %+v, %v", r, err)
 	}
 }
@@ -208,7 +208,7 @@ func killedAt(t *testing.T, n int, plain, after bool) (struck bool) {
 	forGood := w.bad
 	w.bad = func(v string) bool { return forGood(v) || first.Load() && strings.Contains(v, `"n":4,`) }
 	op := ""
-	w.log.fault = func(call int, name string) (before, late error) {
+	w.log.Hook(func(call int, name string) (before, late error) {
 		if call != n {
 			return nil, nil
 		}
@@ -218,10 +218,10 @@ func killedAt(t *testing.T, n int, plain, after bool) (struck bool) {
 		} else {
 			return err, nil
 		}
-	}
+	})
 	r, err := w.redrive(Options{})
 	first.Store(false)
-	w.log.fault = nil
+	w.log.Hook(nil)
 	for try := 1; w.unfinished(); try++ {
 		if try > 3 {
 			t.Fatalf("killed at call %d (%s): no end: %+v, %v", n, op, r, err)
@@ -255,7 +255,7 @@ func (w *world) unfinished() bool {
 // settled verifies that every letter is one row or one letter, which was redriven once.
 func (w *world) settled() {
 	w.t.Helper()
-	rows, dead := map[string]int{}, w.log.there(w.t, "orders")
+	rows, dead := map[string]int{}, there(w.t, w.log, "orders")
 	for _, r := range w.table.Rows() {
 		rows[string(r.Key)]++
 	}
@@ -283,12 +283,12 @@ func (w *world) settled() {
 func (w *world) clean() {
 	w.t.Helper()
 	names := map[string]bool{}
-	for i := range w.log.letters {
-		names[w.log.letters[i].Flow] = true
+	for _, l := range w.log.Kept() {
+		names[l.Flow] = true
 	}
 	delete(names, "orders")
 	for name := range names {
-		for id := range w.log.there(w.t, name) {
+		for id := range there(w.t, w.log, name) {
 			w.t.Errorf("a letter of %s is left: %s", name, id)
 		}
 	}
@@ -407,7 +407,7 @@ func TestInterruptedRedriveIsGoneOnWithOrReleased(t *testing.T) {
 // settledSome checks that every letter is a row or a letter, and only one.
 func (w *world) settledSome() {
 	w.t.Helper()
-	rows, dead := map[string]int{}, w.log.there(w.t, "orders")
+	rows, dead := map[string]int{}, there(w.t, w.log, "orders")
 	for _, r := range w.table.Rows() {
 		rows[string(r.Key)]++
 	}
@@ -425,9 +425,9 @@ func TestLettersOfAPartitionInSeveralPartitionsOfTheLog(t *testing.T) {
 	w := newWorld(t)
 	for i := range letters {
 		if i == letters/2 {
-			w.log.partitions = 3 // somebody has added one
+			w.log.Grow(1) // somebody has added one
 		}
-		w.log.add(w.letter(i))
+		w.log.Append(w.letter(i))
 	}
 	if r, err := w.redrive(Options{}); err != nil || r.Left != 0 {
 		t.Fatalf("%+v, %v", r, err)
@@ -487,7 +487,7 @@ func TestFiltersChoose(t *testing.T) {
 	if r, err := w.redrive(Options{Filter: Filter{Key: "k7"}, Edits: []string{`state='good'`}}); err != nil || r.Redriven != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if n := len(w.log.there(t, "orders")); n != letters-1 {
+	if n := len(there(t, w.log, "orders")); n != letters-1 {
 		t.Errorf("%d letters are left", n)
 	}
 }
@@ -506,15 +506,20 @@ func TestLettersThatCannotBeEditedAreLeft(t *testing.T) {
 
 func TestDropExportsFirst(t *testing.T) {
 	w := newWorld(t)
-	w.fill()
-	w.log.letters[1].Record.Value = []byte{0xff, 0}
+	for i := range letters {
+		l := w.letter(i)
+		if i == 1 {
+			l.Record.Value = []byte{0xff, 0}
+		}
+		w.log.Append(l)
+	}
 	q := w.queue()
 	p, err := q.PlanDrop(t.Context(), Options{Filter: Filter{Classes: []string{"range"}}})
 	if err != nil || p.Letters != letters/2 {
 		t.Fatalf("%+v, %v", p, err)
 	}
 	broken := errors.New("the disk is full")
-	if _, err := q.Drop(t.Context(), p, &bytes.Buffer{}, func() error { return broken }); !errors.Is(err, broken) || len(w.log.there(t, "orders")) != letters {
+	if _, err := q.Drop(t.Context(), p, &bytes.Buffer{}, func() error { return broken }); !errors.Is(err, broken) || len(there(t, w.log, "orders")) != letters {
 		t.Errorf("an export that fails: %v", err)
 	}
 	if p, err = q.PlanDrop(t.Context(), Options{Filter: Filter{Classes: []string{"range"}}}); err != nil || p.Job != "" {
@@ -522,7 +527,7 @@ func TestDropExportsFirst(t *testing.T) {
 	}
 	var out bytes.Buffer
 	r, err := q.Drop(t.Context(), p, &out, func() error { return nil })
-	if err != nil || r.Dropped != letters/2 || len(w.log.there(t, "orders")) != letters/2 {
+	if err != nil || r.Dropped != letters/2 || len(there(t, w.log, "orders")) != letters/2 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if n := strings.Count(out.String(), "\n"); n != letters/2 || !strings.Contains(out.String(), `"value_base64":"/wA="`) || !strings.Contains(out.String(), `"id":"us/1/1003"`) {
@@ -533,12 +538,12 @@ func TestDropExportsFirst(t *testing.T) {
 func TestDropKilledInTheMiddle(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
-	w.log.fault = func(_ int, op string) (error, error) {
+	w.log.Hook(func(_ int, op string) (error, error) {
 		if op == "remove" {
 			return errors.New("killed"), nil
 		}
 		return nil, nil
-	}
+	})
 	q := w.queue()
 	o := Options{Filter: Filter{Topic: "eu", Said: "topic eu"}}
 	p, err := q.PlanDrop(t.Context(), o)
@@ -548,7 +553,7 @@ func TestDropKilledInTheMiddle(t *testing.T) {
 	if _, err := q.Drop(t.Context(), p, nil, nil); err == nil || !strings.Contains(err.Error(), "goes on with job "+p.Job) {
 		t.Fatal(err)
 	}
-	w.log.fault = nil
+	w.log.Hook(nil)
 	var unfinished *UnfinishedError
 	if _, err := q.PlanDrop(t.Context(), Options{}); !errors.As(err, &unfinished) || !strings.Contains(err.Error(), "penstock dlq drop --release") {
 		t.Errorf("another drop: %v", err)
@@ -560,7 +565,7 @@ func TestDropKilledInTheMiddle(t *testing.T) {
 	if r, err := q.Release(t.Context(), KindDrop); err != nil || r.Released != letters/2 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if n := len(w.log.there(t, "orders")); n != letters {
+	if n := len(there(t, w.log, "orders")); n != letters {
 		t.Errorf("%d letters", n)
 	}
 }
