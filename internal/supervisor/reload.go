@@ -298,6 +298,9 @@ func (s *Supervisor) drop(ctx context.Context, u *unit) FlowReload {
 	delete(s.units, name)
 	u.metrics.Remove()
 	u.gone = true
+	for t := range u.taps {
+		t.end(goneError(name))
+	}
 	return r
 }
 

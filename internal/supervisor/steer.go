@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 
 	"github.com/penstockdev/penstock/flow"
 	"github.com/penstockdev/penstock/internal/position"
@@ -68,7 +69,7 @@ func (s *Supervisor) Start(ctx context.Context, name string) error {
 
 // Tap calls fn with a sample of the records that pass through the flow, until ctx ends or the
 // limit is reached. It goes on when the flow is replaced, and is silent while it does not run. The error is
-// an ErrNoFlow, about the options, or that of fn.
+// an ErrNoFlow (of a flow whose file is gone meanwhile, too), about the options, or that of fn.
 func (s *Supervisor) Tap(ctx context.Context, name string, o tap.Options, fn func(*tap.Record) error) error {
 	u, err := s.unit(name)
 	if err != nil {
@@ -78,15 +79,27 @@ func (s *Supervisor) Tap(ctx context.Context, name string, o tap.Options, fn fun
 	if err != nil {
 		return err
 	}
-	defer u.addTap(t)()
-	return t.Run(ctx, fn)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer u.addTap(t, end)()
+	if err := t.Run(ctx, fn); err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); errors.Is(err, ErrNoFlow) {
+		return err
+	}
+	return nil
 }
 
-// addTap shows t the batches of the flow, in this run and in those after it.
-func (u *unit) addTap(t flow.Tap) (remove func()) {
-	e := &tapping{tap: t}
+// addTap shows t the batches of the flow, in this run and in those after it. End is called with the reason
+// when there will be none any more.
+func (u *unit) addTap(t flow.Tap, end context.CancelCauseFunc) (remove func()) {
+	e := &tapping{tap: t, end: end}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.gone {
+		end(goneError(u.name))
+	}
 	u.taps[e] = struct{}{}
 	if r := u.running(); r != nil {
 		e.remove = r.engine.AddTap(t)

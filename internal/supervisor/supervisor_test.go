@@ -211,6 +211,45 @@ func TestATapStaysWhileFlowsAreReplaced(t *testing.T) {
 	}
 }
 
+func TestATapEndsWithTheFileOfItsFlow(t *testing.T) {
+	w := newWorld(t)
+	path := w.file("f")
+	w.file("other")
+	s, _ := w.start()
+	w.await(s, "f", in(flow.StateRunning))
+	seen, ended := make(chan int64, 100), make(chan error, 1)
+	go func() {
+		ended <- s.Tap(t.Context(), "f", tap.Options{Rate: 1000}, func(r *tap.Record) error {
+			seen <- r.Offset
+			return nil
+		})
+	}()
+	for shown := false; !shown; { // until the tap is there
+		w.add("f", 1)
+		select {
+		case <-seen:
+			shown = true
+		case <-time.After(20 * time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal("nothing is shown")
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if !errors.Is(err, supervisor.ErrNoFlow) {
+			t.Errorf("the tap ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the tap goes on, and will never show anything")
+	}
+}
+
 // People, programs and files that want different things at the same time do not lose a record, or leave
 // anything behind.
 func TestOperatorsGetInEachOthersWay(t *testing.T) {

@@ -64,6 +64,7 @@ type unit struct {
 type tapping struct {
 	tap    flow.Tap
 	remove func() // from the flow that runs; nil while none does
+	end    context.CancelCauseFunc
 }
 
 // run is one life of a flow.
@@ -200,6 +201,11 @@ func (u *unit) start(ctx context.Context) (*run, error) {
 	return u.launch(u.config(), nil) //nolint:contextcheck // flows outlive the call that starts them
 }
 
+// goneError is the error of whoever wants something of a flow that is gone.
+func goneError(name string) error {
+	return fmt.Errorf("flow %q: %w any more: its file is gone", name, ErrNoFlow)
+}
+
 // told says whether the run was told to stop.
 func (u *unit) told(r *run) bool {
 	u.mu.Lock()
@@ -214,7 +220,7 @@ func (u *unit) launch(cfg, fallback *config.Flow) (*run, error) {
 	name, file, gone := u.name, u.file, u.gone
 	u.mu.Unlock()
 	if gone {
-		return nil, fmt.Errorf("flow %q: %w: its file is gone", name, ErrNoFlow)
+		return nil, goneError(name)
 	}
 	ctx, done, err := u.s.begin()
 	if err != nil {
