@@ -32,7 +32,7 @@ type Record struct {
 	Key         json.RawMessage `json:"key"`
 	KeyEncoding string          `json:"key_encoding,omitempty"`
 	// Value is null for a tombstone (ValueEncoding is empty then), the JSON value itself
-	// where it is JSON, else a string: text where it is UTF-8, else base64. ValueEncoding says which.
+	// where it is JSON in UTF-8, else a string: text where it is UTF-8, else base64. ValueEncoding says which.
 	Value         json.RawMessage `json:"value"`
 	ValueEncoding string          `json:"value_encoding,omitempty"`
 	// Cut is how many bytes the value is longer than what is shown.
@@ -64,7 +64,7 @@ func (s *seen) record(flowName string) *Record {
 	}
 	s.stage.shown = max(s.stage.shown, s.passed)
 	r.Key, r.KeyEncoding = text(s.rec.Key)
-	if r.Value, r.ValueEncoding = s.rec.Value, EncodingJSON; !json.Valid(s.rec.Value) {
+	if r.Value, r.ValueEncoding = s.rec.Value, EncodingJSON; !utf8.Valid(s.rec.Value) || !json.Valid(s.rec.Value) {
 		r.Value, r.ValueEncoding = text(s.rec.Value)
 	}
 	for _, h := range s.rec.Headers {

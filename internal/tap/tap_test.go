@@ -208,6 +208,7 @@ func TestTheFormOfARecord(t *testing.T) {
 		{"JSON", []byte(`{"n": 12345678901234567890}`), `"value":{"n":12345678901234567890},"value_encoding":"json"`},
 		{"text", []byte("hello\n\"you\""), `"value":"hello\n\"you\"","value_encoding":"text"`},
 		{"bytes", []byte{0xff, 0x00}, `"value":"/wA=","value_encoding":"base64"`},
+		{"JSON but for its UTF-8", []byte("{\"n\":\"\xff\"}"), `"value":"eyJuIjoi/yJ9","value_encoding":"base64"`},
 		{"tombstone", nil, `"value":null`},
 		{"empty", []byte{}, `"value":"","value_encoding":"text"`},
 	} {
