@@ -235,6 +235,26 @@ func TestShownPositionsSayWhatIsWrongWithThem(t *testing.T) {
 	}
 }
 
+// ends is a source that is asked for the ends of the log once more.
+type ends []flow.Position
+
+func (e ends) At(context.Context, time.Time) ([]flow.Position, error) { return e, nil }
+func (e ends) Members(context.Context) ([]string, error)              { return nil, nil }
+
+func TestAFlowThatMovesOnWhileItIsLookedAtIsNotBeyondTheEnd(t *testing.T) {
+	v := world("append", stored(0, 1005), stored(1, 5000))
+	if err := v.catchUp(t.Context(), ends{stored(0, 1010), stored(1, 500)}); err != nil {
+		t.Fatal(err)
+	}
+	ps := v.positions()
+	if ps[0].Note != "" || ps[0].Lag() != 5 {
+		t.Errorf("%+v", ps[0])
+	}
+	if !strings.Contains(ps[1].Note, "lost its tail") {
+		t.Errorf("a position that is beyond the end: %+v", ps[1])
+	}
+}
+
 func TestTargetsAsPeopleWriteThem(t *testing.T) {
 	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	for text, want := range map[string]Target{

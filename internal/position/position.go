@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/penstockdev/penstock/config"
 	"github.com/penstockdev/penstock/flow"
@@ -174,7 +175,7 @@ func look(ctx context.Context, cfg flow.Config) (*view, error) {
 		if v.stored, err = inspector.Inspect(ctx, v.setup); err != nil {
 			return nil, fmt.Errorf("reading the flow's positions: %w", err)
 		}
-		return v, nil
+		return v, v.catchUp(ctx, cfg.Source)
 	}
 	v.keeper, _ = cfg.Source.(flow.Repositioner)
 	for i := range v.log.Partitions {
@@ -184,6 +185,31 @@ func look(ctx context.Context, cfg flow.Config) (*view, error) {
 	}
 	return v, nil
 }
+
+// catchUp asks for the ends of the log again if a position is beyond them: a flow that runs may have moved
+// on since the source was opened, and that is no log which has lost its tail.
+func (v *view) catchUp(ctx context.Context, source any) error {
+	p, ok := source.(flow.Positioner)
+	if !ok || !slices.ContainsFunc(v.stored, func(s flow.Position) bool {
+		info := v.info(s.Partition)
+		return info != nil && s.Offset > info.End
+	}) {
+		return nil
+	}
+	ends, err := p.At(ctx, time.Now().Add(farAhead))
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	for i := range ends {
+		if info := v.info(ends[i].Partition); info != nil {
+			info.End = max(info.End, ends[i].Offset)
+		}
+	}
+	return nil
+}
+
+// farAhead is beyond the times of all records, but those of clocks that are very wrong.
+const farAhead = 100 * 365 * 24 * time.Hour
 
 func closeAll(ctx context.Context, cfg flow.Config) error {
 	ctx = context.WithoutCancel(ctx)
