@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/penstockdev/penstock/connect"
 )
@@ -64,7 +65,8 @@ func filesIn(dir string) ([]string, error) {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())
-		if info, err := os.Stat(path); err == nil && info.IsDir() { // which follows links
+		// Stat follows links. A pipe would be waited for, without an end.
+		if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 			continue
 		}
 		files = append(files, path)
@@ -144,10 +146,21 @@ func Lint(paths []string, o Options) ([]*Linted, error) {
 
 // reason is an error without the path, which the finding has.
 func reason(err error) string {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		return "cannot be read: " + pe.Err.Error()
+	pe, ok := errors.AsType[*fs.PathError](err)
+	switch {
+	case !ok:
+		return err.Error()
+	case errors.Is(err, fs.ErrNotExist):
+		if target, err := os.Readlink(pe.Path); err == nil {
+			return "cannot be read: it is a link to " + target + ", which is not there; remove the link, or mend it"
+		}
+		return "cannot be read: no such file or directory; check the path, or write a first flow file with penstock init"
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf("cannot be read: permission denied; the user with id %d needs the right to read it", os.Getuid())
+	case errors.Is(err, syscall.EISDIR):
+		return "cannot be read: it is a folder; name a file in it"
 	}
-	return err.Error()
+	return "cannot be read: " + pe.Err.Error()
 }
 
 // against reports what keeps the flow from living beside the other one.

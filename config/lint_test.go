@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,11 @@ func TestFilesOfAFolder(t *testing.T) {
 	if err := os.Symlink(filepath.Join(dir, "b.yaml"), filepath.Join(dir, "z.yaml")); err != nil {
 		t.Fatal(err)
 	}
+	pipe, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", filepath.Join(dir, "pipe.yaml")) // reading it would wait for a writer
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
 	got, err := Files([]string{dir, filepath.Join(dir, "b.yaml"), filepath.Join(dir, "c.txt")})
 	if err != nil {
 		t.Fatal(err)
@@ -134,12 +140,30 @@ func TestNoFileHidesTheFindingsOfAnother(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, got)
 		}
 	}
-	linted, err := Lint([]string{"/nonexistent.yaml"}, testOptions(t))
-	if err != nil {
+}
+
+func TestWhatCannotBeReadSaysWhatToDo(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink("nowhere.yaml", filepath.Join(dir, "link.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	if p := linted[0].Findings[0]; p.Rule != RuleUnreadable || p.Error() != "/nonexistent.yaml: cannot be read: no such file or directory" {
-		t.Errorf("%+v", p)
+	for path, want := range map[string]string{
+		filepath.Join(dir, "link.yaml"): "cannot be read: it is a link to nowhere.yaml, which is not there; remove the link, or mend it",
+		filepath.Join(dir, "none.yaml"): "cannot be read: no such file or directory; check the path, or write a first flow file with penstock init",
+	} {
+		linted, err := Lint([]string{path}, testOptions(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := linted[0].Findings[0]; p.Rule != RuleUnreadable || p.Error() != path+": "+want {
+			t.Errorf("%+v", p)
+		}
+		if _, err := LoadFile(path, testOptions(t)); !errors.Is(err, fs.ErrNotExist) || err.Error() != "flow file "+path+": "+want {
+			t.Errorf("got %v", err)
+		}
+	}
+	if _, err := LoadFile(dir, testOptions(t)); err == nil || !strings.Contains(err.Error(), "it is a folder; name a file in it") {
+		t.Errorf("got %v", err)
 	}
 }
 

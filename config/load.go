@@ -2,7 +2,6 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net/url"
 	"os"
@@ -27,10 +26,19 @@ type Options struct {
 func LoadFile(path string, o Options) (*Flow, error) {
 	data, err := readFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the flow file: %w", err)
+		return nil, &unreadableError{path, err}
 	}
 	return Load(path, data, o)
 }
+
+// unreadableError says what to do about a flow file that cannot be read.
+type unreadableError struct {
+	path string
+	err  error
+}
+
+func (e *unreadableError) Error() string { return "flow file " + e.path + ": " + reason(e.err) }
+func (e *unreadableError) Unwrap() error { return e.err }
 
 // readFile reads little more than a flow file may have. Its errors name the path.
 func readFile(path string) ([]byte, error) {

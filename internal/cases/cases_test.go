@@ -133,6 +133,8 @@ sink: {postgres: {url: "${DATABASE_URL}"}}
 
 func TestAWrongFileSaysWhere(t *testing.T) {
 	for text, say := range map[string]string{
+		"":                            "orders.test.yaml:1:1: flow: says which flow file is tested, like flow: orders.yaml; penstock test --help",
+		ordersFlow:                    "this is a flow file; its cases are in one of their own, *.test.yaml: penstock test --help",
 		"cases: []":                   "says which flow file is tested",
 		"flow: orders.yaml":           "cases: there are none",
 		"flow: orders.yaml\ncase: []": `orders.test.yaml:2:1: unknown field "case"`,
@@ -142,7 +144,7 @@ func TestAWrongFileSaysWhere(t *testing.T) {
 		casesOf("  records: [{value_file: nowhere}]"):                                      "nowhere",
 		casesOf("  records: [{value_base64: \"%\"}]"):                                      "value_base64",
 		casesOf("  records: [{valeu: {}}]"):                                                `unknown field "valeu"`,
-		strings.Replace(casesOf("  records: [{value: 1}]"), "orders.yaml", "no.yaml", 1):   "no.yaml",
+		strings.Replace(casesOf("  records: [{value: 1}]"), "orders.yaml", "no.yaml", 1):   `no.yaml; "no.yaml" is looked for from the folder`,
 		strings.Replace(casesOf("  records: [{value: 1}]"), "DATABASE_URL", "DATABASE", 1): "DATABASE_URL",
 	} {
 		if _, err := run(t, ordersFlow, text); err == nil || !strings.Contains(err.Error(), say) {
@@ -152,8 +154,11 @@ func TestAWrongFileSaysWhere(t *testing.T) {
 }
 
 func TestFilesOfCasesAreFoundInFolders(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range []string{"a.yaml", "a.test.yaml", "b.test.yml"} {
+	dir := filepath.Join(t.TempDir(), "flows [1]")
+	if err := os.MkdirAll(filepath.Join(dir, "c.test.yaml"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a.yaml", "a.test.yaml", "b.test.yml", ".b.test.yaml"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -111,8 +111,12 @@ func Read(path string) (*File, error) {
 	if len(text) > maxFile {
 		return nil, fmt.Errorf("%s is larger than %d MiB", path, maxFile>>20)
 	}
-	file := &File{path: path, text: text}
-	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(file); err != nil {
+	file := &File{}
+	err = yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(file)
+	file.path, file.text = path, text
+	switch {
+	case errors.Is(err, io.EOF): // nothing, or comments alone
+	case err != nil:
 		return nil, file.located(err)
 	}
 	file.locate()
@@ -126,7 +130,19 @@ func (f *File) located(err error) error {
 		return fmt.Errorf("%s: %w", f.path, err)
 	}
 	p := at.GetToken().Position
-	return fmt.Errorf("%s:%d:%d: %s\n%s", f.path, p.Line, p.Column, at.GetMessage(), frame(f.text, p.Line, p.Column))
+	return fmt.Errorf("%s:%d:%d: %s\n%s\n    %s", f.path, p.Line, p.Column, at.GetMessage(), frame(f.text, p.Line, p.Column), f.hint())
+}
+
+// form is where the form of a file of cases can be looked up.
+const form = "penstock test --help shows what a file of cases holds"
+
+// hint is what to do about a file that is no file of cases.
+func (f *File) hint() string {
+	var top map[string]any
+	if yaml.Unmarshal(f.text, &top) == nil && top["source"] != nil {
+		return "this is a flow file; its cases are in one of their own, *.test.yaml: " + form
+	}
+	return form
 }
 
 // frame is a line with a caret.
@@ -154,10 +170,10 @@ func (f *File) locate() {
 
 func (f *File) check() error {
 	if f.Flow == "" {
-		return fmt.Errorf("%s:1:1: flow: says which flow file is tested, like flow: orders.yaml", f.path)
+		return fmt.Errorf("%s:1:1: flow: says which flow file is tested, like flow: orders.yaml; %s", f.path, form)
 	}
 	if len(f.Cases) == 0 {
-		return fmt.Errorf("%s:1:1: cases: there are none", f.path)
+		return fmt.Errorf("%s:1:1: cases: there are none; %s", f.path, form)
 	}
 	for i := range f.Cases {
 		c := &f.Cases[i]
@@ -165,7 +181,7 @@ func (f *File) check() error {
 			return fmt.Errorf("%s:%d: case %q: %s", f.path, c.line, c.Name, fmt.Sprintf(format, args...))
 		}
 		if len(c.Records) == 0 {
-			return fail("there are no records")
+			return fail("there are no records; %s", form)
 		}
 		for k, d := range c.DeadLetters {
 			if d.Record < 1 || d.Record > len(c.Records) {
@@ -215,7 +231,7 @@ func (r *Record) bytes(dir string) ([]byte, error) {
 		}
 		v, err := os.ReadFile(path) //nolint:gosec // the user's own file
 		if err != nil {
-			return nil, fmt.Errorf("value_file: %w", err)
+			return nil, fmt.Errorf("value_file, from the folder of this file: %w", err)
 		}
 		return v, nil
 	}

@@ -3,7 +3,9 @@ package cases
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/big"
 	"os"
@@ -46,7 +48,9 @@ func (f *File) Run(ctx context.Context, o config.Options) ([]Result, error) {
 		o.Environ = append(o.Environ, name+"="+f.Env[name])
 	}
 	file, err := config.LoadFile(path, o)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: flow: there is no file %s; %q is looked for from the folder of the file of cases", f.path, path, f.Flow)
+	} else if err != nil {
 		return nil, err
 	}
 	cfg, err := file.Build(nil, nil)
@@ -265,16 +269,22 @@ func Find(paths []string) ([]string, error) {
 			out = append(out, p)
 			continue
 		}
-		for _, pattern := range []string{"*.test.yaml", "*.test.yml"} {
-			found, err := filepath.Glob(filepath.Join(p, pattern))
-			if err != nil {
-				return nil, err
+		entries, err := os.ReadDir(p)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), ".") || !strings.HasSuffix(e.Name(), ".test.yaml") && !strings.HasSuffix(e.Name(), ".test.yml") {
+				continue
 			}
-			out = append(out, found...)
+			path := filepath.Join(p, e.Name())
+			if info, err := os.Stat(path); err != nil || info.Mode().IsRegular() { // reading it says why
+				out = append(out, path)
+			}
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("there are no cases: no file %s ends in .test.yaml", strings.Join(paths, ", "))
+		return nil, fmt.Errorf("there are no cases: no file in %s ends in .test.yaml; %s, and penstock init proposes one", strings.Join(paths, ", "), form)
 	}
 	slices.Sort(out)
 	return slices.Compact(out), nil
