@@ -41,9 +41,7 @@ wrong flow file.`,
   penstock doctor flows/
   penstock doctor flow.yaml -o json | jq '.flows[].services[].checks[] | select(.status != "ok")'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			return diagnose(ctx, cmd.OutOrStdout(), cmd.ErrOrStderr(), args, &f)
+			return diagnose(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), args, &f)
 		},
 	}
 	cmd.Flags().StringArrayVar(&f.set, "set", nil, "set a field in every file: path.to.field=value (repeatable)")
@@ -69,6 +67,8 @@ func diagnose(ctx context.Context, stdout, stderr io.Writer, paths []string, f *
 		}
 		files = append(files, doctor.File{Path: l.Path, Flow: l.Flow})
 	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM) // not before: a signal ends the reading of files at once
+	defer stop()
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // what clients log is in the checks
 	report := doctor.Run(ctx, versionText(), files, f.timeout)
 	if f.format.JSON() {

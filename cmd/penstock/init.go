@@ -128,6 +128,11 @@ func (f *initFlags) run(ctx context.Context, stdout io.Writer) error {
 			}
 		}
 	}
+	if dir := filepath.Dir(f.out); dir != "." {
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return usage(fmt.Errorf("--file %s: there is no folder %s; make it first: mkdir -p %s", f.out, dir, dir))
+		}
+	}
 	options, err := loadOptions(f.set)
 	if err != nil {
 		return failed(err)
@@ -138,7 +143,7 @@ func (f *initFlags) run(ctx context.Context, stdout io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	o := propose.Options{
-		Name: f.name, Topic: f.topic, Brokers: f.brokers, Sink: f.sink, Target: f.target, Table: f.table,
+		Name: f.name, File: filepath.Base(f.out), Topic: f.topic, Brokers: f.brokers, Sink: f.sink, Target: f.target, Table: f.table,
 		Config: options,
 	}
 	records, err := f.look(ctx, &o)
@@ -151,6 +156,9 @@ func (f *initFlags) run(ctx context.Context, stdout io.Writer) error {
 	p, err := propose.Make(ctx, records, o)
 	if err != nil {
 		return failed(err)
+	}
+	if fields := setFields(f.set); len(fields) > 0 {
+		p.Notes = append(p.Notes, fmt.Sprintf("what --set gave is not in the file, and the commands below need it: write it there, secrets as ${VARIABLE}: %s", strings.Join(fields, ", ")))
 	}
 	if err := os.WriteFile(f.out, []byte(p.File), 0o644); err != nil { //nolint:gosec // no secret is in it
 		return failed(err)
@@ -169,6 +177,16 @@ func (f *initFlags) run(ctx context.Context, stdout io.Writer) error {
 		}{f.out, map[bool]string{false: test}[f.noTest], p}))
 	}
 	return failed(f.report(stdout, p, test))
+}
+
+// setFields are the fields that --set gives, without their values.
+func setFields(set []string) []string {
+	var out []string
+	for _, s := range set {
+		field, _, _ := strings.Cut(s, "=")
+		out = append(out, field)
+	}
+	return out
 }
 
 // look reads the records, and the table if it is there.

@@ -57,9 +57,7 @@ Exit codes: 0 no errors; 1 there are findings; 2 wrong usage, or a file cannot b
   penstock lint flows/ -o json | jq '.findings[] | select(.severity == "error")'`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			return lint(ctx, cmd.OutOrStdout(), args, &f)
+			return lint(cmd.Context(), cmd.OutOrStdout(), args, &f)
 		},
 	}
 	cmd.Flags().StringArrayVar(&f.set, "set", nil, "set a field in every file: path.to.field=value (repeatable)")
@@ -84,6 +82,9 @@ func lint(ctx context.Context, w io.Writer, paths []string, f *lintFlags) error 
 		return err
 	}
 	if f.services {
+		// Not before: a signal ends the reading of files at once.
+		ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer stop()
 		slog.SetDefault(slog.New(slog.DiscardHandler)) // what clients log is in the findings
 		addServices(ctx, linted, f.timeout)
 	}

@@ -120,7 +120,7 @@ flow file with:
 			if err != nil {
 				return err
 			}
-			if output == "" {
+			if output == "" || output == string(present.FormatJSON) && format == output { // -o json means the same everywhere
 				_, err = io.WriteString(cmd.OutOrStdout(), text)
 				return failed(err)
 			}
@@ -128,7 +128,7 @@ flow file with:
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", "json", "json (JSON Schema) or markdown (reference page)")
-	cmd.Flags().StringVarP(&output, "output", "o", "", "write to this file")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "write to this file (json: to standard output, as everywhere)")
 	completeFlag(cmd, "format", "json", "markdown")
 	return cmd
 }

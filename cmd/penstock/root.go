@@ -63,7 +63,57 @@ penstock help exit-codes. Completion for your shell: penstock completion --help.
 	root.InitDefaultCompletionCmd()
 	arrange(root)
 	addCompletions(root)
+	explainUsage(root)
 	return root
+}
+
+// explainUsage has every refusal of arguments and flags name the command, what is near, and where its
+// usage is told. Commands that only hold others refuse a name that they have not.
+func explainUsage(cmd *cobra.Command) {
+	next := func(cmd *cobra.Command, err error) error {
+		return usage(fmt.Errorf("%w\n  usage: %s\n  %s --help says more", err, cmd.UseLine(), cmd.CommandPath()))
+	}
+	unknown := func(cmd *cobra.Command, name string) error {
+		err := fmt.Errorf("%s has no command %q", cmd.CommandPath(), name)
+		cmd.SuggestionsMinimumDistance = 2
+		if near := cmd.SuggestionsFor(name); len(near) > 0 {
+			err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
+		}
+		return next(cmd, err)
+	}
+	cmd.SetFlagErrorFunc(next)
+	check := cmd.Args
+	switch {
+	case cmd.Name() == "help":
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if found, rest, err := cmd.Root().Find(args); err != nil || len(rest) > 0 {
+				return unknown(found, rest[0])
+			}
+			return nil
+		}
+	case cmd.HasSubCommands():
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknown(cmd, args[0])
+			}
+			return cmd.Help()
+		}
+	case check != nil:
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			switch err := check(cmd, args); {
+			case err == nil:
+				return nil
+			case cobra.NoArgs(cmd, args) != nil && err.Error() == cobra.NoArgs(cmd, args).Error():
+				return next(cmd, fmt.Errorf("%s takes no arguments, and was given %q", cmd.CommandPath(), args))
+			default:
+				return next(cmd, fmt.Errorf("%s: %w", cmd.CommandPath(), err))
+			}
+		}
+	}
+	for _, c := range cmd.Commands() {
+		explainUsage(c)
+	}
 }
 
 // arrange puts the commands into their groups, in the order of groups, which main has

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstockdev/penstock/config"
 	"github.com/penstockdev/penstock/internal/cases"
 	"github.com/penstockdev/penstock/internal/present"
 )
@@ -52,14 +54,12 @@ Exit codes: 0 all cases pass; 1 some do not; 2 wrong usage or a wrong file.`,
 			return usage(err)
 		}
 		results := []cases.Result{}
+		wrong := false
 		for _, path := range paths {
-			f, err := cases.Read(path)
-			if err != nil {
-				return usage(err)
-			}
-			r, err := f.Run(cmd.Context(), o)
-			if err != nil {
-				return usage(err)
+			r, err := runCases(cmd.Context(), path, o)
+			if err != nil { // it does not hide what the other files say
+				wrong = true
+				printError(cmd.ErrOrStderr(), err)
 			}
 			results = append(results, r...)
 		}
@@ -71,6 +71,9 @@ Exit codes: 0 all cases pass; 1 some do not; 2 wrong usage or a wrong file.`,
 		if err != nil {
 			return failed(err)
 		}
+		if wrong {
+			return &exitError{code: exitUsage}
+		}
 		for _, r := range results {
 			if !r.Pass {
 				return &exitError{code: exitFailed}
@@ -80,6 +83,14 @@ Exit codes: 0 all cases pass; 1 some do not; 2 wrong usage or a wrong file.`,
 	}
 	cmd.Flags().StringArrayVar(&set, "set", nil, "set a field of the flow files: path.to.field=value (repeatable)")
 	return cmd
+}
+
+func runCases(ctx context.Context, path string, o config.Options) ([]cases.Result, error) {
+	f, err := cases.Read(path)
+	if err != nil {
+		return nil, err
+	}
+	return f.Run(ctx, o)
 }
 
 func printResults(w io.Writer, results []cases.Result) error {
