@@ -282,6 +282,7 @@ func TestEveryMetricThatIsAskedForExists(t *testing.T) {
 	p.Stop(20 * time.Second)
 
 	asked := exprs(dashboards(t))
+	asked["the analysis of a Rollout"] = string(read(t, "argo-rollouts/rollout.yaml"))
 	for _, r := range rules(t) {
 		asked[r.name()] = r.Expr
 		for name, text := range r.Annotations {
