@@ -137,6 +137,9 @@ func Make(ctx context.Context, records []Record, o Options) (*Proposal, error) {
 	if len(p.Columns) == 0 {
 		return nil, fmt.Errorf("the %d documents of topic %s have no fields", p.Documents, o.Topic)
 	}
+	if root.omitted {
+		p.Notes = append(p.Notes, fmt.Sprintf("the documents have more than %d fields; the others have no column, and were not looked at", len(root.children)))
+	}
 	fields := p.Columns
 	if o.Existing != nil {
 		p.Fit = fit(p.Columns, o.Existing)
@@ -290,7 +293,9 @@ func (p *Proposal) try(ctx context.Context, records []Record, o Options) error {
 	for _, class := range slices.Sorted(maps.Keys(why)) {
 		p.Notes = append(p.Notes, fmt.Sprintf("%d of %d records would become dead letters of class %s, for example %s", p.Dead[class], p.Records, class, why[class]))
 	}
-	p.Cases = w.text()
+	if p.Cases = w.text(); p.Cases == "" {
+		p.Notes = append(p.Notes, fmt.Sprintf("no file of cases is proposed: no record is text of at most %d KiB", maxValue>>10))
+	}
 	return nil
 }
 

@@ -46,37 +46,37 @@ func repeated(n int, values ...string) []string { return slices.Repeat(values, n
 
 func TestColumnsAreToldFromValues(t *testing.T) {
 	for doc, want := range map[string]string{
-		`{"a": 1}`:                      "a int8",
-		`{"a": 1.5}`:                    "a float8",
-		`{"a": 12.100000000000001}`:     "a float8",
-		`{"a": 1e400}`:                  "a numeric",
-		`{"a": 12345678901234567890}`:   "a numeric",
-		`{"a": 0.1234567890123456789}`:  "a numeric",
-		`{"a": true}`:                   "a bool",
-		`{"a": "x"}`:                    "a text",
-		`{"a": "x\u0000y"}`:             "a bytea",
-		`{"a": "2026-01-31T12:00:00Z"}`: "a timestamptz",
-		`{"a": "2026-01-31T12:00:00"}`:  "a timestamp 2006-01-02T15:04:05",
-		`{"a": "2026-01-31"}`:           "a date",
+		`{"a": 1}`:                                      "a int8",
+		`{"a": 1.5}`:                                    "a float8",
+		`{"a": 12.100000000000001}`:                     "a float8",
+		`{"a": 1e400}`:                                  "a numeric",
+		`{"a": 12345678901234567890}`:                   "a numeric",
+		`{"a": 0.1234567890123456789}`:                  "a numeric",
+		`{"a": true}`:                                   "a bool",
+		`{"a": "x"}`:                                    "a text",
+		`{"a": "x\u0000y"}`:                             "a bytea",
+		`{"a": "2026-01-31T12:00:00Z"}`:                 "a timestamptz",
+		`{"a": "2026-01-31T12:00:00"}`:                  "a timestamp 2006-01-02T15:04:05",
+		`{"a": "2026-01-31"}`:                           "a date",
 		`{"a": "6ba7b810-9dad-11d1-80b4-00c04fd430c8"}`: "a uuid",
-		`{"a": "12.5"}`:                          "a text",
-		`{"ts": 1769860800}`:                     "ts timestamptz unix",
-		`{"createdAt": 1769860800000}`:           "created_at timestamptz createdAt unix_ms",
-		`{"count": 1769860800}`:                  "count int8",
-		`{"a": [1, 2]}`:                          "a int8[]",
-		`{"a": ["x"]}`:                           "a text[]",
-		`{"a": []}`:                              "a jsonb",
-		`{"a": [{"b": 1}]}`:                      "a jsonb",
-		`{"a": [1, "x"]}`:                        "a jsonb",
-		`{"a": {"b": 1, "c": {"d": "x"}}}`:       "a_b int8 a.b, a_c_d text a.c.d",
-		`{"a": {"b": {"c": {"d": {"e": 1}}}}}`:   "a_b_c_d jsonb a.b.c.d",
-		`{"a": {}}`:                              "a jsonb",
-		`{"a": null}`:                            "a text",
-		`{"a.b": 1}`:                             `a_b int8 "a.b"`,
-		`{"a b": 1, "a_b": 2}`:                   `a_b int8 "a b", a_b_2 int8 a_b`,
-		`{"1st": 1}`:                             "c_1st int8 1st",
-		`{"z": 1, "a": 2}`:                       "z int8, a int8",
-		`{"customerID": "x", "HTTPStatus": 200}`: "customer_id text customerID, httpstatus int8 HTTPStatus",
+		`{"a": "12.5"}`:                                 "a text",
+		`{"ts": 1769860800}`:                            "ts timestamptz unix",
+		`{"createdAt": 1769860800000}`:                  "created_at timestamptz createdAt unix_ms",
+		`{"count": 1769860800}`:                         "count int8",
+		`{"a": [1, 2]}`:                                 "a int8[]",
+		`{"a": ["x"]}`:                                  "a text[]",
+		`{"a": []}`:                                     "a jsonb",
+		`{"a": [{"b": 1}]}`:                             "a jsonb",
+		`{"a": [1, "x"]}`:                               "a jsonb",
+		`{"a": {"b": 1, "c": {"d": "x"}}}`:              "a_b int8 a.b, a_c_d text a.c.d",
+		`{"a": {"b": {"c": {"d": {"e": 1}}}}}`:          "a_b_c_d jsonb a.b.c.d",
+		`{"a": {}}`:                                     "a jsonb",
+		`{"a": null}`:                                   "a text",
+		`{"a.b": 1}`:                                    `a_b int8 "a.b"`,
+		`{"a b": 1, "a_b": 2}`:                          `a_b int8 "a b", a_b_2 int8 a_b`,
+		`{"1st": 1}`:                                    "c_1st int8 1st",
+		`{"z": 1, "a": 2}`:                              "z int8, a int8",
+		`{"customerID": "x", "HTTPStatus": 200}`:        "customer_id text customerID, httpstatus int8 HTTPStatus",
 	} {
 		root := &shape{}
 		if !root.document([]byte(doc)) {
@@ -276,6 +276,22 @@ func (topic) Peek(_ context.Context, from []flow.Position, n int, fn func(flow.F
 		}
 	}
 	return nil
+}
+
+func TestWhatIsLeftOutIsSaid(t *testing.T) {
+	var wide []string
+	for i := range 300 {
+		wide = append(wide, fmt.Sprintf(`"f%d": 1`, i))
+	}
+	for say, doc := range map[string]string{
+		"more than 201 fields; the others have no column":    "{" + strings.Join(wide, ",") + "}",
+		"no file of cases is proposed: no record is text of": `{"a": "` + strings.Repeat("x", 5000) + `"}`,
+	} {
+		p, err := Make(t.Context(), recordsOf(doc), options(t))
+		if err != nil || !slices.ContainsFunc(p.Notes, func(n string) bool { return strings.Contains(n, say) }) {
+			t.Errorf("%v: no note says %q", err, say)
+		}
+	}
 }
 
 func TestTheKeyIsExplained(t *testing.T) {

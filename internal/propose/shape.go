@@ -15,6 +15,7 @@ type shape struct {
 	name     string
 	children []*shape // of objects, in the order in which they were first seen
 	elems    *shape   // of arrays
+	omitted  bool     // there are more children
 
 	seen, nulls                             int
 	bools, numbers, texts, objects, arrays  int
@@ -39,6 +40,7 @@ func (s *shape) child(name string) *shape {
 		}
 	}
 	if len(s.children) > maxChildren {
+		s.omitted = true
 		return nil
 	}
 	c := &shape{name: name}
