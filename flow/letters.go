@@ -41,8 +41,8 @@ type LetterLog interface {
 	Place() string
 	// Letters calls fn with every letter of the flow that was not removed, in order within
 	// each partition of the log. The letter and its bytes are valid during the call. A letter
-	// that is there twice (same identity and Redrives) is shown once. An error of fn ends it
-	// and is returned. A log that does not exist yet has no letters.
+	// that is there twice (same identity and Redrives) is shown once; one that comes after the removal of
+	// the first is a new letter: the record has failed again. An error of fn ends it and is returned. A log that does not exist yet has no letters.
 	Letters(ctx context.Context, s Setup, fn func(*Letter) error) error
 	// Take gives the letters at these places to a job, all or none. It returns a *TakenError where
 	// one belongs to another job, or was removed.

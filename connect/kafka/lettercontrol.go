@@ -3,6 +3,7 @@ package kafka
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -63,6 +64,28 @@ func controlRecords(c control, partition int32, offsets []int64, limit int) ([]*
 	return out, nil
 }
 
+func parseControl(r *flow.Record) (c control, err error) {
+	if err := json.Unmarshal(r.Value, &c); err != nil {
+		return c, fmt.Errorf("it has header %s, but its value cannot be read: %w", HeaderJob, err)
+	}
+	if c.Version != controlVersion {
+		return c, fmt.Errorf("it has version %d, and this program knows %d: use a newer one", c.Version, controlVersion)
+	}
+	return c, nil
+}
+
+// offsets are the places, one after the other.
+func (c *control) offsets() iter.Seq[int64] {
+	return func(yield func(int64) bool) {
+		at := int64(0)
+		for _, d := range c.Places {
+			if at += d; !yield(at) {
+				return
+			}
+		}
+	}
+}
+
 // letterFold is what the control records of a partition say, in log order: the first job that takes an
 // open letter has it until it releases it. A take of a letter that is not open, and whatever a job does
 // with letters that are not its own, mean nothing. It keeps about 30 bytes for each letter that was ever taken
@@ -98,21 +121,16 @@ func (f *letterFold) add(r *flow.Record) error {
 	if !isControl(r) {
 		return nil
 	}
-	var c control
-	if err := json.Unmarshal(r.Value, &c); err != nil {
-		return fmt.Errorf("it has header %s, but its value cannot be read: %w", HeaderJob, err)
-	}
-	if c.Version != controlVersion {
-		return fmt.Errorf("it has version %d, and this program knows %d: use a newer one", c.Version, controlVersion)
+	c, err := parseControl(r)
+	if err != nil {
+		return err
 	}
 	job, ok := f.index[c.Job]
 	if !ok {
 		job = int32(len(f.jobs)) //nolint:gosec // jobs that people have begun
 		f.index[c.Job], f.jobs = job, append(f.jobs, c.Job)
 	}
-	at := int64(0)
-	for _, d := range c.Places {
-		at += d
+	for at := range c.offsets() {
 		h, taken := f.holder[at]
 		switch {
 		case at < f.begin: // retention has removed the letter

@@ -62,9 +62,10 @@ func (l *LetterLog) Letters(ctx context.Context, s flow.Setup, fn func(*flow.Let
 	if err != nil {
 		return err
 	}
-	var seen recent
+	seen := recent{}
 	// One after the other: where the number of partitions was changed, letters that are there twice may be in two.
 	for _, p := range from {
+		seen.removed = map[int64][16]byte{}
 		err := l.scan(ctx, isolationCommitted, []flow.Position{p}, ends, func(f *flow.Fetch) error {
 			for i := range f.Records {
 				if f.Records[i].Offset >= ends[p.Partition] {
@@ -85,19 +86,25 @@ func (l *LetterLog) Letters(ctx context.Context, s flow.Setup, fn func(*flow.Let
 
 // show calls fn with the record if it is a letter of the flow that has not been shown, and is there.
 func (l *LetterLog) show(flowName string, r *flow.Record, f *flow.Fetch, seen *recent, fn func(*flow.Letter) error) error {
+	if isControl(r) {
+		return seen.end(r)
+	}
 	letter, ok, err := parseLetter(r)
 	switch {
 	case !ok, ok && letter.Flow != flowName && err == nil:
 		return nil
 	case err != nil:
 		return l.unreadable("dead letter", f.Partition, r.Offset, err)
-	case seen.add(&letter):
-		return nil
 	}
 	l.mu.Lock()
 	job, removed := l.folds[f.ID].of(r.Offset)
 	l.mu.Unlock()
+	key := letterKey(&letter)
+	double := seen.add(key)
 	if removed {
+		seen.removed[r.Offset] = key
+	}
+	if double || removed {
 		return nil
 	}
 	letter.Job = job
@@ -106,14 +113,21 @@ func (l *LetterLog) show(flowName string, r *flow.Record, f *flow.Fetch, seen *r
 }
 
 // recent remembers letters by a hash of identity and redrives: the last million at least, the last two at most.
-type recent struct{ now, before map[[16]byte]struct{} }
+type recent struct {
+	now, before map[[16]byte]struct{}
+	// removed are the letters of the partition, by offset, whose removal comes later in the log.
+	removed map[int64][16]byte
+}
 
 const generation = 1 << 20
 
-// add says whether the letter was there.
-func (r *recent) add(l *flow.Letter) bool {
+func letterKey(l *flow.Letter) [16]byte {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%d\x00%d\x00%d", l.ClusterID, l.TopicID, l.Topic, l.ID, l.Record.Offset, l.Redrives))
-	key := [16]byte(sum[:16])
+	return [16]byte(sum[:16])
+}
+
+// add says whether the letter was there.
+func (r *recent) add(key [16]byte) bool {
 	if _, ok := r.now[key]; ok {
 		return true
 	}
@@ -125,6 +139,23 @@ func (r *recent) add(l *flow.Letter) bool {
 	}
 	r.now[key] = struct{}{}
 	return false
+}
+
+// end forgets the letters that a control record removes: what is behind it is no double of theirs, but
+// a record that has failed again (the flow's position was set back).
+func (r *recent) end(record *flow.Record) error {
+	c, err := parseControl(record)
+	if err != nil || c.Op != opRemove {
+		return err
+	}
+	for at := range c.offsets() {
+		if key, ok := r.removed[at]; ok {
+			delete(r.now, key)
+			delete(r.before, key)
+			delete(r.removed, at)
+		}
+	}
+	return nil
 }
 
 // Take implements flow.LetterLog. Partitions are taken one after the other, so that of jobs which want the same

@@ -410,6 +410,22 @@ func removeIsFinal(c *letterCase) {
 	c.want("2")
 }
 
+// failsAgain: a record that fails again after its letter was removed (the flow's position was set
+// back) is a letter again. What was there twice before is gone with the first.
+func failsAgain(c *letterCase) {
+	c.put(newLetters(0, 0, 1, 0)...)
+	c.take("a", c.some(0))
+	c.remove("a", c.some(0))
+	c.want("1")
+	c.put(newLetters(0, 0)...)
+	c.want("0", "1")
+	c.put(newLetters(0, 0)...)
+	c.want("0", "1")
+	c.take("b", c.some(0))
+	c.remove("b", c.some(0))
+	c.want("1")
+}
+
 // appendedMeanwhile: a flow that fails all the time must not keep Letters from ending, nor does what
 // another process does with letters that are being shown.
 func appendedMeanwhile(c *letterCase) {

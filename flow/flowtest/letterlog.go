@@ -190,6 +190,7 @@ func (l *LetterLog) Remove(_ context.Context, _ flow.Setup, job string, places [
 		for _, p := range places {
 			if k := l.find(p); k != nil && k.Job == job {
 				k.removed = true
+				delete(l.known, identityOf(&k.Letter)) // who comes next is no double
 			}
 		}
 		return nil

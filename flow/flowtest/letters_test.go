@@ -326,6 +326,17 @@ var letterMutants = []struct {
 			return nil
 		}
 	}},
+	{"hides what fails again", "FailsAgain", func(m *mutantLog) {
+		known := map[letterIdentity]bool{}
+		m.put = func(ctx context.Context, s flow.Setup, letters []flow.Letter) error {
+			letters = slices.DeleteFunc(slices.Clone(letters), func(l flow.Letter) bool {
+				was := known[identityOf(&l)]
+				known[identityOf(&l)] = true
+				return was
+			})
+			return m.LetterLog.Put(ctx, s, letters)
+		}
+	}},
 	{"brings back", "RemoveIsFinal", func(m *mutantLog) {
 		m.release = func(_ context.Context, _ flow.Setup, _ string, places []flow.Position) error {
 			m.edit(func(k *keptLetter) { k.Job, k.removed = "", false }, places...)

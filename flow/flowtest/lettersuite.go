@@ -57,6 +57,7 @@ func LetterCases(h LettersHarness) []Case {
 		{"ReleaseOpens", releaseOpens},
 		{"RemoveEnds", removeEnds},
 		{"RemoveIsFinal", removeIsFinal},
+		{"FailsAgain", failsAgain},
 		{"AppendedMeanwhile", appendedMeanwhile},
 		{"ErrorOfTheCaller", errorOfTheCaller},
 		{"LettersUntilCancelled", lettersUntilCancelled},
