@@ -112,10 +112,19 @@ const stateColumn = 1
 
 // flowRow is a flow in a table of flows.
 func flowRow(f *admin.Flow, r admin.Rates, now time.Time) []string {
+	lag, tends, behind := lagTexts(f, r)
 	return []string{
-		f.Name, f.State, rate(r.Records, r.Seconds), count(float64(f.LagRecords)), trend(f.LagRecords, r), seconds(f.LagSeconds),
-		count(float64(f.DeadLetters)), quantile(r.CommitP50), quantile(r.CommitP99), age(now.Sub(f.Since)),
+		f.Name, f.State, rate(r.Records, r.Seconds), lag, tends, behind, count(float64(f.DeadLetters)), quantile(r.CommitP50), quantile(r.CommitP99), age(now.Sub(f.Since)),
 	}
+}
+
+// lagTexts are how far the flow is behind, and whether that grows. A flow that has no partitions does not look
+// at them: it is not known, and not none.
+func lagTexts(f *admin.Flow, r admin.Rates) (lag, tends, behind string) {
+	if f.LagRecords == 0 && (f.State == "stopped" || f.State == "starting") {
+		return "-", "-", "-"
+	}
+	return count(float64(f.LagRecords)), trend(f.LagRecords, r), seconds(f.LagSeconds)
 }
 
 // paintState colours the states of a table of flows: red for what needs a person.
@@ -196,9 +205,10 @@ func advice(f *admin.Flow) string {
 func writeFlow(w io.Writer, f *admin.Flow, r admin.Rates, now time.Time) error {
 	style := present.Style(w)
 	fmt.Fprintf(w, "%s  %s for %s  %s to %s  %s\n", style.Bold(f.Name), stateStyle(style, f)(f.State), age(now.Sub(f.Since)), f.Source, f.Sink, present.Line(f.File))
+	lag, tends, behind := lagTexts(f, r)
 	fmt.Fprintf(w, "records/s %s   bytes/s %s   commit p50 %s p99 %s   lag %s (%s)   behind %s   buffered %s\n",
 		rate(r.Records, r.Seconds), rate(r.Bytes, r.Seconds), quantile(r.CommitP50), quantile(r.CommitP99),
-		count(float64(f.LagRecords)), trend(f.LagRecords, r), seconds(f.LagSeconds), count(float64(f.BufferedBytes)))
+		lag, tends, behind, count(float64(f.BufferedBytes)))
 	fmt.Fprintf(w, "records %d   rows %d   dead letters %d%s   batches %d   retries %d   fenced %d   rebalances %d   restarts %d\n",
 		f.Records, f.Rows, f.DeadLetters, classes(f.DeadByClass), f.Batches, f.Retries, f.Fenced, f.Rebalances, f.Restarts)
 	if text := advice(f); text != "" {

@@ -26,7 +26,7 @@ import (
 func newPause() *cobra.Command {
 	return newSteer("pause", "Let a running flow read nothing more", `Pause stops the reading of a flow. What was read is written. The process stays in its consumer
 group and keeps its partitions and connections. It holds until penstock resume.`,
-		"is paused: nothing is read; to go on: penstock resume %s")
+		"is paused: this process reads nothing of it; to go on: penstock resume %s")
 }
 
 func newResume() *cobra.Command {

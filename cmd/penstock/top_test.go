@@ -74,7 +74,7 @@ func TestTopShowsRatesOfTheLastLooks(t *testing.T) {
 	for name, want := range map[string]string{
 		"a": "a running 20k 9000 -100/s, 1m30s left 0s 0 10ms 98ms 10s",
 		"b": "b running 5 200k +20k/s 0s 0 - - 10s",
-		"c": "c stopped 0 0 steady 0s 0 - - 10s",
+		"c": "c stopped 0 - - - 0 - - 10s",
 	} {
 		if got := row(view, name); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)

@@ -101,7 +101,7 @@ func readToken(c *config.Admin) ([sha256.Size]byte, error) {
 	}
 	text, err := os.ReadFile(c.TokenFile)
 	if err != nil {
-		return [sha256.Size]byte{}, fmt.Errorf("admin.token_file: %w", err)
+		return [sha256.Size]byte{}, fmt.Errorf("admin.token_file: %w; make it, with: openssl rand -hex 24, or correct the path", err)
 	}
 	token := strings.TrimSpace(string(text))
 	if err := (&config.Admin{Token: connect.Secret(token)}).Validate(); err != nil || token == "" {

@@ -213,6 +213,7 @@ func TestHandlersDoWhatTheDocumentSays(t *testing.T) {
 	c.do("PUT", "/v1/flows/orders/position", `{"to":"nowhere/0=1"}`, 400) // it does not read that topic
 	c.wrong("PUT", "/v1/flows/orders/position", `{"to":1}`, 400)
 	c.wrong("PUT", "/v1/flows/orders/position", `{"until":"end"}`, 400)
+	c.do("PUT", "/v1/flows/orders/position", `{"to":"end"}{"to":"beginning"}`, 400)
 	c.do("PUT", "/v1/flows/orders/position", `{"to":"`+strings.Repeat("x", 2<<20)+`"}`, 413)
 	c.do("POST", "/v1/flows/orders/stop", "", 200)
 	c.do("POST", "/v1/flows/orders/pause", "", 409)

@@ -3,7 +3,9 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -31,6 +33,10 @@ func (s *Server) setPositions(w http.ResponseWriter, r *http.Request) {
 	d.DisallowUnknownFields()
 	if err := d.Decode(&ask); err != nil {
 		fail(w, what, &badRequest{fmt.Errorf(`the body is not like {"to": "-2h", "apply": false}: %w`, err)})
+		return
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		fail(w, what, &badRequest{errors.New(`the body goes on after its object: want one like {"to": "-2h", "apply": false}`)})
 		return
 	}
 	target, err := position.ParseTarget(ask.To)
