@@ -3,12 +3,14 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,6 +52,14 @@ reason: in the table or the topic that the flow file says.
 	return cmd
 }
 
+// dlqArgs wants a flow file, and then ids.
+func dlqArgs(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return errors.New("which flow? Its file comes first")
+	}
+	return nil
+}
+
 // dlqFlags are those of every command.
 type dlqFlags struct {
 	logs                                          logFlags
@@ -83,13 +93,20 @@ func (f *dlqFlags) add(cmd *cobra.Command) {
 func (f *dlqFlags) filter(cmd *cobra.Command, ids []string) (dlq.Filter, error) {
 	out := dlq.Filter{Classes: f.classes, Topic: f.topic, Key: f.key, Text: f.text, Column: f.column, Limit: f.limit}
 	said := strings.Join(ids, " ")
+	var empty error
 	cmd.Flags().Visit(func(g *pflag.Flag) {
 		switch g.Name {
 		case "class", "since", "until", "topic", "key", "text", "column", "where", "limit":
 			said += fmt.Sprintf(" --%s=%q", g.Name, g.Value)
+			// A variable of the shell that is not set must not mean all letters.
+			if v := g.Value.String(); v == "" || v == "[]" {
+				empty = usage(fmt.Errorf("--%s is empty: give it a value, or leave it out, which means any", g.Name))
+			}
 		}
 	})
-	out.Said = said
+	if out.Said = said; empty != nil {
+		return out, empty
+	}
 	for _, s := range ids {
 		id, err := dlq.ParseID(s)
 		if err != nil {
@@ -168,7 +185,7 @@ last, and one of them as an example. With --letters it lists them, 100 unless --
 more; with -o json that is one letter per line, whole.
 ` + dlqFilters + `
 Exit codes: 0 listed; 1 the letters cannot be read; 2 wrong usage or a wrong flow file.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: dlqArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			filter, err := f.filter(cmd, args[1:])
 			if err != nil {
@@ -228,7 +245,7 @@ func newDLQShow() *cobra.Command {
 with its bytes as they are (base64 where they are no text).
 ` + dlqFilters + `
 Exit codes: 0 shown; 1 there is no such letter, or it cannot be read; 2 wrong usage or a wrong flow file.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: dlqArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			filter, err := f.filter(cmd, args[1:])
 			if err != nil {
@@ -288,7 +305,7 @@ variables as --where. The letter keeps its value if it fails again.
 ` + dlqFilters + `
 Exit codes: 0 done, or nothing to do, or only looked; 1 it failed, was interrupted, or another job is unfinished;
 2 wrong usage or a wrong flow file.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: dlqArgs,
 		RunE: f.run,
 	}
 	f.add(cmd)
@@ -425,7 +442,7 @@ writes them to a file first, one whole letter per line as JSON; if that fails no
 ` + dlqFilters + `
 Exit codes: 0 dropped, or nothing to do, or only looked; 1 it failed, or another job is unfinished; 2 wrong
 usage or a wrong flow file.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: dlqArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			filter, err := f.filter(cmd, args[1:])
 			if err != nil {
@@ -463,24 +480,55 @@ usage or a wrong flow file.`,
 	return cmd
 }
 
+// drop drops the letters of the plan. The file of an export is there if and only if it is whole, because what a
+// process that was killed has removed already cannot be exported once more.
 func drop(ctx context.Context, q *dlq.Queue, p *dlq.Plan, export string) (*dlq.Result, error) {
 	if export == "" {
 		return q.Drop(ctx, p, nil, nil)
 	}
-	flags := os.O_WRONLY | os.O_CREATE | os.O_EXCL
-	if p.Job != "" { // the file of the process that did not come to its end
-		flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	switch whole, err := exported(export, p.Job); {
+	case err != nil:
+		return nil, fmt.Errorf("--export: %w", err)
+	case whole:
+		return q.Drop(ctx, p, nil, nil)
 	}
-	file, err := os.OpenFile(export, flags, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("--export: %s exists already, and is not written over", export)
-	}
+	part := export + ".part"
+	file, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("--export: %w", err)
 	}
 	w := bufio.NewWriter(file)
-	r, err := q.Drop(ctx, p, w, func() error { return errors.Join(w.Flush(), file.Sync()) })
+	r, err := q.Drop(ctx, p, w, func() error {
+		if err := errors.Join(w.Flush(), file.Sync()); err != nil {
+			return err
+		}
+		if err := os.Rename(part, export); err != nil {
+			return err
+		}
+		dir, err := os.Open(filepath.Dir(export))
+		if err != nil {
+			return err
+		}
+		return errors.Join(dir.Sync(), dir.Close())
+	})
 	return r, errors.Join(err, file.Close())
+}
+
+// exported says whether the file is the export of the job; another file is an error, and none is not.
+func exported(path, job string) (bool, error) {
+	file, err := os.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	defer func() { _ = file.Close() }()
+	var first dlq.View
+	if job == "" || json.NewDecoder(file).Decode(&first) != nil || first.Job != job {
+		return false, fmt.Errorf("%s exists already, and is not written over: name another file", path)
+	}
+	return true, nil
 }
 
 // agreed says whether to go ahead: by --yes, or by a person who is asked.

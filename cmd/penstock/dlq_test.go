@@ -102,6 +102,9 @@ func TestDeadLettersFromListToRow(t *testing.T) {
 		{[]string{"list"}, 0, []string{"flow orders has no such dead letters"}},
 		{[]string{"redrive", "--release"}, 0, []string{"flow orders has no unfinished redrive"}},
 
+		{[]string{"drop", "--yes", "--key", ""}, 2, []string{"--key is empty"}},
+		{[]string{"drop", "--yes", "--class", ""}, 2, []string{"--class is empty"}},
+		{[]string{"redrive", "--yes", "--where="}, 2, []string{"--where is empty"}},
 		{[]string{"show", "orders"}, 2, []string{"want topic/partition/offset"}},
 		{[]string{"list", "--where", "clas == 'type'"}, 2, []string{"the variables are topic,"}},
 		{[]string{"list", "--since", "yesterday"}, 2, []string{"--since", "no time"}},

@@ -109,14 +109,18 @@ func (q *Queue) plan(ctx context.Context, p *Plan) error {
 		}
 		return nil
 	})
-	for _, j := range jobs.views() {
-		if j.Job != begun.Job {
-			return &UnfinishedError{Flow: q.flow, JobView: j}
-		}
+	if err != nil {
+		return err
+	}
+	// Another job besides: two that were planned at the same time have both taken letters. Each is gone on with, or
+	// neither would ever end.
+	if begun.Job != "" {
 		*p, open = *begun, taken
+	} else if all := jobs.views(); len(all) > 0 {
+		return &UnfinishedError{Flow: q.flow, JobView: all[0]}
 	}
 	p.Groups = open.sorted()
-	return err
+	return nil
 }
 
 // consider adds an open letter to a new plan if it is meant.

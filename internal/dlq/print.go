@@ -227,7 +227,10 @@ func (p *Progress) Text() string {
 		rate = float64(p.Done) / s
 	}
 	text := fmt.Sprintf("%d of %d letters, %d dead again, %.0f/s, %s", p.Done, p.Letters, p.Dead, rate, p.Elapsed.Round(time.Second))
-	if p.Trouble != nil {
+	switch {
+	case p.Yielded:
+		text += "; another process goes on with the job: this one waits for its end"
+	case p.Trouble != nil:
 		text += "; trying again: " + present.Line(p.Trouble.Error())
 	}
 	return text

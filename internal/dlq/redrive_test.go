@@ -435,6 +435,64 @@ func TestLettersOfAPartitionInSeveralPartitionsOfTheLog(t *testing.T) {
 	w.verify(1, false)
 }
 
+func TestSameRedriveTwiceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.fill()
+		o := Options{Filter: Filter{Said: "all"}, Rate: 1}
+		p, err := w.queue().PlanRedrive(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		done := make(chan error, 1)
+		yielded := false
+		go func() {
+			_, err := w.queue().Redrive(ctx, p, func(p Progress) { yielded = yielded || p.Yielded })
+			done <- err
+		}()
+		<-time.After(5 * time.Second) // of the bubble's time
+		synctest.Wait()
+		o.Rate = 2
+		if r, err := w.redrive(o); err != nil || r.Job != p.Job || r.Left != 0 {
+			t.Errorf("the second: %+v, %v", r, err)
+		}
+		if err := <-done; !errors.Is(err, ErrEndedElsewhere) || !strings.Contains(err.Error(), p.Job) || ctx.Err() != nil {
+			t.Errorf("the first: %v", err)
+		}
+		if !yielded {
+			t.Error("the first has not said that another process goes on")
+		}
+		w.verify(1, false)
+	})
+}
+
+func TestJobsThatWerePlannedAtTheSameTimeBothGoOn(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	options := []Options{{Filter: Filter{Topic: "eu", Said: "eu"}}, {Filter: Filter{Topic: "us", Said: "us"}}}
+	plans := make([]*Plan, len(options))
+	q := w.queue()
+	for i, o := range options {
+		var err error
+		if plans[i], err = q.PlanRedrive(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range plans {
+		if err := q.take(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, o := range options {
+		if r, err := w.redrive(o); err != nil || r.Job != plans[i].Job || r.Letters != letters/2 {
+			t.Errorf("%s: %+v, %v", o.Filter.Said, r, err)
+		}
+	}
+	w.verify(1, false)
+}
+
 func TestRateIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -57,6 +57,8 @@ type Progress struct {
 	Elapsed             time.Duration
 	// Trouble is why nothing moves; nil where all is well.
 	Trouble error
+	// Yielded: another process has taken letters of the job over. This one goes on where that one does not.
+	Yielded bool
 }
 
 // mode is what a run is for.
@@ -104,12 +106,22 @@ func (q *Queue) run(ctx context.Context, p *Plan, m mode, progress func(Progress
 	if err != nil {
 		return nil, err
 	}
+	last, moved := 0, time.Now()
 	complete, err := q.await(ctx, fl, src, m, func(s *flow.Status) {
 		if progress != nil {
 			done, dead := counts.read()
-			progress(Progress{Letters: p.Letters, Done: done, Dead: dead, Elapsed: time.Since(counts.began), Trouble: s.Err})
+			if done != last {
+				last, moved = done, time.Now()
+			}
+			progress(Progress{
+				Letters: p.Letters, Done: done, Dead: dead, Elapsed: time.Since(counts.began),
+				Trouble: s.Err, Yielded: s.Fenced > 0 && time.Since(moved) > lookAgain,
+			})
 		}
 	}, counts)
+	if errors.Is(err, ErrEndedElsewhere) {
+		return nil, fmt.Errorf("job %s: %w", p.Job, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("job %s: %w; the same command goes on with it, and penstock dlq redrive --release gives it up", p.Job, err)
 	}
@@ -135,16 +147,25 @@ func (s *source) below(p *Plan) (n int) {
 	}
 }
 
+// lookAgain is how often a process that another one has taken letters from looks whether there are any left.
+const lookAgain = 2 * time.Second
+
+// ErrEndedElsewhere says that another process has brought the job to its end.
+var ErrEndedElsewhere = errors.New("another process has taken its letters over, and brought it to its end: " +
+	"its output says what has become of them, and penstock dlq list what is left")
+
 // await runs the flow until every letter is durable, or in mode settle until the positions are
 // ours; complete says that it has come to that.
 func (q *Queue) await(ctx context.Context, fl *flow.Flow, src *source, m mode, report func(*flow.Status), counts *counter) (complete bool, err error) {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	var wg sync.WaitGroup
+	elsewhere := false
 	counts.began = time.Now()
 	wg.Go(func() {
-		tick := time.NewTicker(100 * time.Millisecond)
+		tick, again := time.NewTicker(100*time.Millisecond), time.NewTicker(lookAgain)
 		defer tick.Stop()
+		defer again.Stop()
 		settled := src.settled
 		for {
 			select {
@@ -152,6 +173,12 @@ func (q *Queue) await(ctx context.Context, fl *flow.Flow, src *source, m mode, r
 				settled = nil
 			case <-counts.changed:
 			case <-tick.C:
+			case <-again.C:
+				if fl.Status().Fenced > 0 && q.ended(running, src.plan.Job) {
+					elsewhere = true
+					stop()
+					return
+				}
 			case <-running.Done():
 				return
 			}
@@ -169,7 +196,20 @@ func (q *Queue) await(ctx context.Context, fl *flow.Flow, src *source, m mode, r
 	wg.Wait()
 	s := fl.Status()
 	report(&s)
+	if elsewhere || err != nil && s.Fenced > 0 && q.ended(context.WithoutCancel(ctx), src.plan.Job) {
+		return false, ErrEndedElsewhere
+	}
 	return complete, err
+}
+
+// ended says that the job has no letters any more.
+func (q *Queue) ended(ctx context.Context, job string) bool {
+	has := false
+	err := q.ofJob(ctx, job, func(*flow.Letter) error {
+		has = true
+		return errEnough
+	})
+	return err == nil && !has
 }
 
 // reached says that every position is at its end.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,7 +30,7 @@ type assignment struct {
 // NewEdit compiles assignments, which are applied in order, each to what the one before has made:
 //
 //	amount=int(value.amount)        a field of the JSON value; made if there is none
-//	items.0.price=9.5               below others: names and indexes; \. for a dot in a name
+//	items.0.price=9.5               below others: names and indexes; \. for a dot in a name, :0 for the name 0
 //	tags.-1='late'                  added to an array
 //	old=optional.none()             removed
 //	.=value.replace("'", '"')       the whole value: text is taken as it is, else JSON
@@ -44,6 +45,9 @@ func NewEdit(assignments []string) (*Edit, error) {
 		if path != whole && strings.ContainsAny(path, "*?#|@ \t") {
 			return nil, fmt.Errorf("the edit %q: the path %q has a character that paths cannot have: names and indexes are separated by dots", src, path)
 		}
+		if err := checkPath(path); err != nil {
+			return nil, fmt.Errorf("the edit %q: %w", src, err)
+		}
 		program, _, err := compile(strings.TrimSpace(expression))
 		if err != nil {
 			return nil, fmt.Errorf("the edit %q: %w", src, err)
@@ -51,6 +55,25 @@ func NewEdit(assignments []string) (*Edit, error) {
 		e.assignments = append(e.assignments, assignment{src, path, program})
 	}
 	return e, nil
+}
+
+// largestIndex bounds the indexes of a path: an array is filled up to it.
+const largestIndex = 9_999
+
+func checkPath(path string) error {
+	if path == whole {
+		return nil
+	}
+	for part := range strings.SplitSeq(strings.ReplaceAll(path, `\.`, "_"), ".") {
+		if part == "" {
+			return fmt.Errorf("the path %q has an empty name: write %s", path, strings.Join(strings.FieldsFunc(path, func(r rune) bool { return r == '.' }), "."))
+		}
+		// A name of digits is one in an object: but where there is none yet, it makes an array.
+		if n, err := strconv.ParseUint(part, 10, 64); errors.Is(err, strconv.ErrRange) || err == nil && n > largestIndex {
+			return fmt.Errorf("the path %q has the index %s, and the largest is %d: of an object whose names are numbers, write :%s", path, part, largestIndex, part)
+		}
+	}
+	return nil
 }
 
 // Apply returns the record's value as the assignments make it; e.Value itself is left as it is.
@@ -69,8 +92,13 @@ func (ed *Edit) Apply(e *Env) ([]byte, error) {
 }
 
 func (a *assignment) apply(e *Env) ([]byte, error) {
-	if a.path != whole && !json.Valid(e.Value) {
-		return nil, errors.New("the value is no JSON; the path . replaces all of it")
+	if a.path != whole {
+		switch v := bytes.TrimLeft(e.Value, " \t\r\n"); {
+		case !json.Valid(v):
+			return nil, errors.New("the value is no JSON; the path . replaces all of it")
+		case v[0] != '{' && v[0] != '[':
+			return nil, errors.New("the value is neither an object nor an array; the path . replaces all of it")
+		}
 	}
 	out, _, err := a.program.Eval(e)
 	if err != nil {

@@ -125,6 +125,7 @@ func TestEditChangesWhatItNamesAndNothingElse(t *testing.T) {
 		{[]string{`items.-1={'p': value.id, 'at': time, 'l': [1u, 2.5, null]}`}, `{ "amount" : "12.50", "id": 9007199254740993, "note":"a/b <c>", "items":[{"p":1},{"p":2},{"at":"2026-01-31T12:00:00Z","l":[1,2.5,null],"p":9007199254740993}], "a.b": 1 }`},
 		{[]string{`.={'id': 1}`, `id=value.id == 1`}, `{"id":true}`},
 		{[]string{`.='text ' + key`}, `text k-1`},
+		{[]string{`.={'days': {'20260131': 1}}`, `days.:20260131=2`}, `{"days":{"20260131":2}}`},
 	} {
 		ed, err := NewEdit(tt.edits)
 		if err != nil {
@@ -183,7 +184,10 @@ func TestEditThatCannotBeAppliedNamesItself(t *testing.T) {
 	if _, err := ed.Apply(letter(`not JSON`)); err == nil || !strings.Contains(err.Error(), "no JSON") {
 		t.Errorf("an edit of a field of text: %v", err)
 	}
-	for _, src := range []string{`amount`, `=1`, `a.*=1`, `a b=1`, `amount=nope(1)`, `amount=`} {
+	if got, err := ed.Apply(letter(`"text"`)); err == nil || !strings.Contains(err.Error(), "neither an object nor an array") {
+		t.Errorf("an edit of a field of a JSON text: %s, %v", got, err)
+	}
+	for _, src := range []string{`amount`, `=1`, `a.*=1`, `a b=1`, `amount=nope(1)`, `amount=`, `.amount=1`, `a..b=1`, `a.=1`, `..=1`, `a.10000=1`, `a.99999999999999999999=1`} {
 		if _, err := NewEdit([]string{src}); err == nil || !strings.Contains(err.Error(), src) {
 			t.Errorf("%s: %v", src, err)
 		}

@@ -262,6 +262,35 @@ func TestLettersOfATableIntoATable(t *testing.T) {
 	}
 }
 
+func TestDropKilledInTheMiddleHasExportedAll(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1_000)
+	w.postgres()
+	w.fail()
+	export := filepath.Join(t.TempDir(), "letters.ndjson")
+	command := []string{"dlq", "drop", w.path, "--yes", "--export", export}
+	for _, point := range []string{"drop.after_take", "drop.before_remove"} {
+		if p := start(t, point+"=kill", command...); !p.wait() {
+			t.Fatalf("killed at %s: it was not: %v\n%s", point, p.err, p.stderr.String())
+		}
+		if _, err := os.Stat(export); (err == nil) != (point == "drop.before_remove") {
+			t.Errorf("killed at %s: the file of the export: %v", point, err)
+		}
+	}
+	// A topic's letters are removed partition by partition. It is killed between two.
+	if _, err := w.db.ExecContext(t.Context(), "DELETE FROM penstock_dead_letter WHERE partition < 2"); err != nil {
+		t.Fatal(err)
+	}
+	done(t, command...)
+	lines, err := os.ReadFile(export)
+	if n := strings.Count(string(lines), "\n"); err != nil || n != w.n {
+		t.Errorf("%d letters were exported, want %d: %v", n, w.n, err)
+	}
+	if left := done(t, "dlq", "list", w.path); !strings.Contains(string(left), "no such dead letters") {
+		t.Errorf("listed in the end: %s", left)
+	}
+}
+
 func TestLettersOfATopicIntoATopic(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 5_000)
