@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/penstockdev/penstock/config"
 )
@@ -51,6 +52,9 @@ func (r *ReloadReport) OK() bool {
 // begun is finished. What a file says that is wrong is in the report; the error is about the reload itself.
 func (s *Supervisor) Reload(ctx context.Context) (ReloadReport, error) { return s.reload(ctx, true) }
 
+// regroup is how long a reload that waits for flows lets them come together: it reads all files each time.
+const regroup = 100 * time.Millisecond
+
 // change is what is to be done about one flow.
 type change struct {
 	unit *unit
@@ -83,6 +87,11 @@ func (s *Supervisor) reload(ctx context.Context, asked bool) (ReloadReport, erro
 			return ReloadReport{}, fmt.Errorf("waiting for a flow that another reload is at work on: %w", ctx.Err())
 		case <-run.Done():
 			return ReloadReport{}, stateErrorf("the process is stopping")
+		}
+		select { // others are free soon after the first
+		case <-time.After(regroup):
+		case <-ctx.Done():
+		case <-run.Done():
 		}
 	}
 }
