@@ -1,6 +1,7 @@
 package main
 
 import (
+	"debug/buildinfo"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -30,5 +31,19 @@ func TestWrongUsageNamesTheCommandAndTheNextStep(t *testing.T) {
 	}
 	if r := penstock(t, nil, "schema", "-o", "json"); r.code != 0 || !json.Valid([]byte(r.stdout)) {
 		t.Errorf("-o json wrote %q, exit code %d", r.stdout, r.code)
+	}
+}
+
+// termenv asks the terminal for its colours when the process starts, which costs every command five
+// seconds where nobody answers, and leaves the answer in the input where somebody does.
+func TestNothingAsksTheTerminalAtTheStart(t *testing.T) {
+	info, err := buildinfo.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range info.Deps {
+		if d.Path == "github.com/muesli/termenv" {
+			t.Errorf("the binary holds %s %s", d.Path, d.Version)
+		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	tea "github.com/charmbracelet/bubbletea"
+	tea "charm.land/bubbletea/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/penstockdev/penstock/internal/admin"
@@ -69,7 +69,7 @@ Exit codes: 0 ended; 1 no penstock answers, or it refuses; 2 wrong usage.`,
 			return failed(first.err)
 		}
 		t.take(first)
-		_, err = tea.NewProgram(t, tea.WithContext(ctx), tea.WithAltScreen(), tea.WithOutput(os.Stdout)).Run()
+		_, err = tea.NewProgram(t, tea.WithContext(ctx), tea.WithOutput(os.Stdout)).Run()
 		if errors.Is(err, tea.ErrProgramKilled) || errors.Is(err, tea.ErrInterrupted) {
 			err = nil // a signal
 		}
@@ -164,7 +164,7 @@ func (t *top) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case looked:
 		t.take(msg)
 		return t, t.wait()
-	case tea.KeyMsg:
+	case tea.KeyPressMsg:
 		return t, t.press(msg.String())
 	}
 	return t, nil
@@ -193,7 +193,7 @@ func (t *top) press(key string) tea.Cmd {
 		t.move(1)
 	case "pgup":
 		t.move(-t.page().room)
-	case "pgdown", " ":
+	case "pgdown", "space":
 		t.move(t.page().room)
 	case "home", "g":
 		t.move(-1 << 30)
@@ -318,7 +318,14 @@ func (t *top) sorted() []admin.Flow {
 }
 
 // View implements tea.Model. tea cuts lines at the window's width; the height is kept here.
-func (t *top) View() string {
+func (t *top) View() tea.View {
+	v := tea.NewView(t.screen())
+	v.AltScreen = true
+	return v
+}
+
+// screen is what is shown.
+func (t *top) screen() string {
 	style := present.Style(t.out)
 	p, keys := t.page(), "enter one flow   f s r l b d c sort   q quit"
 	if t.inside {

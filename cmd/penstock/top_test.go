@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	tea "github.com/charmbracelet/bubbletea"
+	tea "charm.land/bubbletea/v2"
 
 	"github.com/penstockdev/penstock/internal/admin"
 	"github.com/penstockdev/penstock/telemetry"
@@ -42,14 +42,14 @@ func newTestTop(t *testing.T) *top {
 
 func press(m *top, keys ...string) {
 	for _, k := range keys {
-		msg := tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune(k)}
+		msg := tea.KeyPressMsg{Text: k, Code: []rune(k)[0]}
 		switch k {
 		case "enter":
-			msg = tea.KeyMsg{Type: tea.KeyEnter}
+			msg = tea.KeyPressMsg{Code: tea.KeyEnter}
 		case "esc":
-			msg = tea.KeyMsg{Type: tea.KeyEsc}
+			msg = tea.KeyPressMsg{Code: tea.KeyEscape}
 		case "down":
-			msg = tea.KeyMsg{Type: tea.KeyDown}
+			msg = tea.KeyPressMsg{Code: tea.KeyDown}
 		}
 		m.Update(msg)
 	}
@@ -70,7 +70,7 @@ func TestTopShowsRatesOfTheLastLooks(t *testing.T) {
 	for s := range int64(11) {
 		m.Update(lookAt(s))
 	}
-	view := m.View()
+	view := m.screen()
 	for name, want := range map[string]string{
 		"a": "a running 20k 9000 -100/s, 1m30s left 0s 0 10ms 98ms 10s",
 		"b": "b running 5 200k +20k/s 0s 0 - - 10s",
@@ -90,7 +90,7 @@ func TestTopChoosesAndSorts(t *testing.T) {
 	m.Update(lookAt(1))
 	m.Update(lookAt(2))
 	order := func() (names string) {
-		for line := range strings.Lines(m.View()) {
+		for line := range strings.Lines(m.screen()) {
 			if f := strings.Fields(strings.TrimPrefix(line, ">")); len(f) > 5 && len(f[0]) == 1 && f[0] >= "a" {
 				names += f[0]
 			}
@@ -104,7 +104,7 @@ func TestTopChoosesAndSorts(t *testing.T) {
 		}
 	}
 	press(m, "f", "g", "down", "down", "down")
-	if view := m.View(); m.chosen != "c" || !strings.Contains(view, "penstock start c") {
+	if view := m.screen(); m.chosen != "c" || !strings.Contains(view, "penstock start c") {
 		t.Errorf("%q is chosen, and what to do about c is not shown:\n%s", m.chosen, view)
 	} else if strings.Contains(view, "\x1b") {
 		t.Errorf("an error speaks to the terminal: %q", view)
@@ -122,7 +122,7 @@ func TestTopShowsOneFlowAndScrolls(t *testing.T) {
 	}
 	m.Update(looked{at: topStart.Add(2 * time.Second), flow: &f})
 	m.Update(lookAt(3)) // was asked before enter was pressed
-	view := m.View()
+	view := m.screen()
 	if !strings.Contains(view, "records/s 20k") || !strings.Contains(view, "away") || !strings.Contains(view, "more below") {
 		t.Errorf("the first look at one flow:\n%s", view)
 	}
@@ -130,11 +130,11 @@ func TestTopShowsOneFlowAndScrolls(t *testing.T) {
 		t.Errorf("%d lines in a window of 20", n)
 	}
 	press(m, "G")
-	if view := m.View(); row(view, "t") == "" || !strings.Contains(view, "t      0  ") || strings.Contains(view, "more below") {
+	if view := m.screen(); row(view, "t") == "" || !strings.Contains(view, "t      0  ") || strings.Contains(view, "more below") {
 		t.Errorf("the end is not shown:\n%s", view)
 	}
 	press(m, "esc")
-	if view := m.View(); row(view, "b") == "" {
+	if view := m.screen(); row(view, "b") == "" {
 		t.Errorf("not back:\n%s", view)
 	}
 }
@@ -143,17 +143,17 @@ func TestTopKeepsWhatItSawWhenTheProcessIsAway(t *testing.T) {
 	m := newTestTop(t)
 	m.Update(lookAt(1))
 	_, next := m.Update(looked{err: errors.New("connection refused")})
-	if view := m.View(); row(view, "a") == "" || !strings.Contains(view, "these are old: connection refused") {
+	if view := m.screen(); row(view, "a") == "" || !strings.Contains(view, "these are old: connection refused") {
 		t.Errorf("%s", view)
 	}
 	if next == nil {
 		t.Error("it does not look again")
 	}
 	m.Update(lookAt(2))
-	if strings.Contains(m.View(), "refused") {
+	if strings.Contains(m.screen(), "refused") {
 		t.Error("the error stays when the process is back")
 	}
-	_, quit := m.Update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("q")})
+	_, quit := m.Update(tea.KeyPressMsg{Text: "q", Code: 'q'})
 	if quit == nil || fmt.Sprint(quit()) != fmt.Sprint(tea.Quit()) {
 		t.Error("q does not end it")
 	}
