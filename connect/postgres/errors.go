@@ -23,6 +23,7 @@ const (
 	codeLockNotAvailable   = "55P03"
 	codeInsufficientRights = "42501"
 	codeNoSuchSchema       = "3F000"
+	codeNoSuchDatabase     = "3D000"
 	codeReadOnly           = "25006"
 	codeUniqueViolation    = "23505"
 	codeNotSupported       = "0A000"
@@ -107,7 +108,7 @@ func classOf(pe *pgconn.PgError) flow.Class {
 		"54000", // an index row is too large
 		"P0001": // RAISE EXCEPTION in a trigger
 		return flow.ClassData
-	case "3D000", codeNoSuchSchema, codeNotSupported:
+	case codeNoSuchDatabase, codeNoSuchSchema, codeNotSupported:
 		return flow.ClassFatal
 	}
 	switch pe.Code[:min(2, len(pe.Code))] {
@@ -144,7 +145,13 @@ func describe(pe *pgconn.PgError, err error) error {
 	}
 	switch pe.Code {
 	case codeInsufficientRights:
-		more = append(more, "Grant the role the right, and start the flow again")
+		what := "Grant the role the right"
+		if schema, ok := strings.CutPrefix(pe.Message, "permission denied for schema "); ok { // the server's language may be another
+			what = "As its owner: GRANT USAGE ON SCHEMA " + schema + " TO the role"
+		}
+		more = append(more, what+", and start the flow again")
+	case codeNoSuchDatabase:
+		more = append(more, "To go on, correct the name in url, or create the database (createdb)")
 	case "28P01", "28000":
 		more = append(more, "Check user and password, and pg_hba.conf on the server")
 	case codeReadOnly:

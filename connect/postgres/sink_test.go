@@ -3,12 +3,14 @@ package postgres
 import (
 	"context"
 	"errors"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/penstockdev/penstock/connect"
 	"github.com/penstockdev/penstock/flow"
@@ -294,4 +296,23 @@ func TestFingerprint(t *testing.T) {
 	wantError(t, try("t", func(s *flow.Setup) { s.Source = "group h" }), flow.ClassFatal, `its source was`)
 	d.exec("UPDATE penstock_flow SET format_version = 9")
 	wantError(t, try("t", func(*flow.Setup) {}), flow.ClassFatal, "format 9")
+}
+
+// What a person has to do first is said by name.
+func TestErrorsOfANewPlaceSayWhatToDo(t *testing.T) {
+	t.Parallel()
+	gone, err := url.Parse(testservice.Postgres(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Path = "/nowhere"
+	sink, err := NewSink(SinkConfig{URL: gone.String(), TableConfig: TableConfig{Table: "t"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = sink.dial(t.Context())
+	wantError(t, err, flow.ClassFatal, `database "nowhere" does not exist`, "correct the name in url", "createdb")
+
+	err = classify("look at the table", &pgconn.PgError{Severity: "ERROR", Code: codeInsufficientRights, Message: "permission denied for schema hidden"})
+	wantError(t, err, flow.ClassFatal, "GRANT USAGE ON SCHEMA hidden TO the role")
 }
