@@ -3,6 +3,8 @@ package flow
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 )
 
@@ -10,6 +12,21 @@ import (
 // and was sent again: a decimal number. Whatever becomes a dead letter keeps its headers,
 // so it is how a letter that fails every time is told from a new one.
 const HeaderRedrives = "penstock.redrives"
+
+// Redrives is HeaderRedrives as a number: the last one counts, and one that no redrive can have
+// written counts nothing.
+func Redrives(headers []Header) int {
+	for _, h := range slices.Backward(headers) {
+		if h.Key == HeaderRedrives {
+			n, err := strconv.ParseUint(string(h.Value), 10, 16)
+			if err != nil {
+				return 0
+			}
+			return int(n)
+		}
+	}
+	return 0
+}
 
 // Letter is a dead letter as it is kept.
 type Letter struct {

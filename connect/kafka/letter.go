@@ -146,7 +146,7 @@ func parseLetter(r *flow.Record) (l flow.Letter, ok bool, err error) {
 		return l, true, wrong(HeaderTimestamp)
 	}
 	record.Timestamp = stamp.UnixMicro()
-	l = flow.Letter{Flow: said[HeaderConnector], Since: time.UnixMicro(r.Timestamp).UTC(), Redrives: redrives(own)}
+	l = flow.Letter{Flow: said[HeaderConnector], Since: time.UnixMicro(r.Timestamp).UTC(), Redrives: flow.Redrives(own)}
 	l.DeadLetter = flow.DeadLetter{
 		ClusterID: where[:slash], Partition: flow.Partition{Topic: said[HeaderTopic], ID: int32(partition)}, TopicID: where[slash+1:], Record: record,
 		Stage: flow.Stage(said[HeaderStage]), Class: said[HeaderClass], Column: said[HeaderColumn], Message: said[HeaderMessage],
@@ -179,16 +179,6 @@ func parseTimestamp(s string) (time.Time, error) {
 		return t, err
 	}
 	return t.AddDate(year-near, 0, 0), nil
-}
-
-// redrives is flow.HeaderRedrives as a number: the last one counts.
-func redrives(headers []flow.Header) (n int) {
-	for _, h := range headers {
-		if h.Key == flow.HeaderRedrives {
-			n, _ = strconv.Atoi(string(h.Value))
-		}
-	}
-	return n
 }
 
 // truncate cuts s to at most n bytes, between characters.

@@ -195,20 +195,9 @@ func (t *letterTable) letter(r [][]byte) (*flow.Letter, error) {
 			ClusterID: string(r[3]), Partition: flow.Partition{Topic: string(r[4]), ID: parseInt32(r[6])}, TopicID: string(r[5]),
 			Record: rec, Stage: flow.Stage(r[10]), Class: string(r[11]), Column: string(r[12]), Message: string(r[13]),
 		},
-		Flow: string(r[2]), Since: time.UnixMicro(parseInt64(r[9])), Redrives: redrives(rec.Headers),
+		Flow: string(r[2]), Since: time.UnixMicro(parseInt64(r[9])), Redrives: flow.Redrives(rec.Headers),
 		Place: t.placeOf(parseInt64(r[0])), Job: string(r[14]),
 	}, nil
-}
-
-// redrives reads flow.HeaderRedrives.
-func redrives(headers []flow.Header) int {
-	for _, h := range slices.Backward(headers) {
-		if h.Key == flow.HeaderRedrives {
-			n, _ := strconv.Atoi(string(h.Value)) // one that is no number counts nothing
-			return max(n, 0)
-		}
-	}
-	return 0
 }
 
 func (t *letterTable) placeOf(id int64) flow.Position {

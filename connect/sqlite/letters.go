@@ -148,7 +148,7 @@ func (s *Sink) page(q *stmt, page []flow.Letter, name string, after, end int64) 
 				ClusterID: r.text(3), Partition: flow.Partition{Topic: r.text(4), ID: int32(r.int(6))}, TopicID: r.text(5), //nolint:gosec // it was stored from an int32
 				Record: rec, Stage: flow.Stage(r.text(12)), Class: r.text(13), Column: r.text(14), Message: r.text(15),
 			},
-			Flow: r.text(2), Redrives: redrives(rec.Headers), Place: s.placeOf(last), Job: r.text(17),
+			Flow: r.text(2), Redrives: flow.Redrives(rec.Headers), Place: s.placeOf(last), Job: r.text(17),
 		}
 		l.Since, _ = time.Parse(coljson.LayoutTimestamptz, r.text(16))
 		page = append(page, l)
@@ -183,17 +183,6 @@ func parseTimestamp(s string) (time.Time, error) {
 		return t, err
 	}
 	return t.AddDate(year-near, 0, 0), nil
-}
-
-// redrives reads flow.HeaderRedrives.
-func redrives(headers []flow.Header) int {
-	for _, h := range slices.Backward(headers) {
-		if h.Key == flow.HeaderRedrives {
-			n, _ := strconv.Atoi(string(h.Value)) // one that is no number counts nothing
-			return max(n, 0)
-		}
-	}
-	return 0
 }
 
 func (s *Sink) placeOf(id int64) flow.Position {

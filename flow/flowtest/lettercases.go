@@ -173,6 +173,10 @@ func redrivesAreApart(c *letterCase) {
 	c.want("1 a", "1+1", "1+2", "2")
 	c.remove("a", c.some(1)[:1])
 	c.want("1+1", "1+2", "2")
+	odd := newLetter(0, 3, 0) // its producer wrote the header
+	odd.Record.Headers = append(odd.Record.Headers, flow.Header{Key: flow.HeaderRedrives, Value: []byte("99999999999999999999")})
+	c.put(odd)
+	c.want("1+1", "1+2", "2", "3")
 }
 
 // sourcesAreApart: the same offset of another partition, cluster, topic, or of a topic that was

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -219,12 +218,7 @@ func (l *LetterLog) add(letters ...flow.Letter) {
 		id := k.ID % l.opts.Partitions
 		k.Place = flow.Position{Partition: flow.Partition{Topic: "dead", ID: id}, Offset: l.next[id], LeaderEpoch: -1}
 		l.next[id] += 2 // transactions leave gaps
-		k.Since, k.Job, k.Redrives = l.opts.Now(), "", 0
-		for _, h := range k.Record.Headers {
-			if h.Key == flow.HeaderRedrives {
-				k.Redrives, _ = strconv.Atoi(string(h.Value))
-			}
-		}
+		k.Since, k.Job, k.Redrives = l.opts.Now(), "", flow.Redrives(k.Record.Headers)
 		same := identityOf(&k.Letter)
 		k.double, l.known[same] = l.known[same], true
 		l.at[placeOf(k.Place)] = len(l.kept)
