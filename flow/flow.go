@@ -499,7 +499,7 @@ func (f *Flow) Status() Status {
 	if t := f.lastCommit.Load(); t != 0 {
 		s.LastCommit = time.UnixMicro(t)
 	}
-	now := f.clock.now().UnixMicro()
+	now := f.clock.now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.State = f.state
@@ -538,8 +538,12 @@ func (f *Flow) Status() Status {
 			ps := PartitionStatus{
 				Partition: p.Partition, Lane: l.n, Next: p.committed, End: max(p.end, p.committed), Paused: p.paused, Updated: p.updated,
 			}
-			if ps.End > ps.Next && p.newest > 0 {
-				ps.Behind = max(0, time.Duration(now-p.newest)*time.Microsecond)
+			switch {
+			case ps.End <= ps.Next:
+			case p.newest > 0:
+				ps.Behind = max(0, now.Sub(time.UnixMicro(p.newest)))
+			case p.updated.IsZero() && !p.waiting.IsZero():
+				ps.Behind = now.Sub(p.waiting)
 			}
 			s.Partitions = append(s.Partitions, ps)
 		}

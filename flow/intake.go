@@ -125,7 +125,7 @@ func (f intake) takeOver(ctx context.Context, l *lane, infos []PartitionInfo, in
 	for k, i := range indices {
 		info := infos[i]
 		var c *Checkpoint
-		p := &partition{Partition: info.Partition, topicID: info.TopicID, lane: l, end: info.End, epoch: -1}
+		p := &partition{Partition: info.Partition, topicID: info.TopicID, lane: l, epoch: -1}
 		p.route, _ = f.cfg.routeOf(info.Topic) // Assigned has asked
 		if stored != nil {
 			c = &stored[k]
@@ -146,6 +146,7 @@ func (f intake) takeOver(ctx context.Context, l *lane, infos []PartitionInfo, in
 			p.topicID = pos.TopicID
 		}
 		p.expect, p.cut, p.committed, p.epoch = pos.Offset, pos.Offset, pos.Offset, pos.LeaderEpoch
+		p.seen(info.End, f.clock.now())
 		p.told = info.Committed // the start itself is told, or a restart would resolve "latest" again
 		p.unsettled = true
 		out[i] = pos

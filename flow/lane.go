@@ -48,9 +48,9 @@ type partition struct {
 	// since the assignment, and that a Pause of the partition's last life may be under way.
 	paused, unsettled bool
 	// newest is the timestamp of the last durable record; updated is when committed
-	// was last moved by a batch.
-	newest  int64
-	updated time.Time
+	// was last moved by a batch; waiting since when there has been something to write, before that.
+	newest           int64
+	updated, waiting time.Time
 }
 
 // chunk is a Fetch, or what is left of it, that waits in a lane. buf is the
@@ -157,13 +157,21 @@ func (l *lane) poke() {
 	}
 }
 
+// seen notes an end of the log. The lane's lock is held.
+func (p *partition) seen(end int64, now time.Time) {
+	p.end = max(p.end, end)
+	if p.end > p.committed && p.updated.IsZero() && p.waiting.IsZero() {
+		p.waiting = now
+	}
+}
+
 // deliver queues what the source read of p. The caller is the reader, who wakes
 // the lanes when its Read has ended: else the first partition's records would
 // make a batch of their own.
 func (l *lane) deliver(p *partition, f Fetch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p.end = max(p.end, f.End)
+	p.seen(f.End, l.f.clock.now())
 	if p.gone || p.seeking || f.Next <= p.expect {
 		l.f.recycle(f.Records)
 		return

@@ -419,3 +419,28 @@ func TestAFlowThatCannotStartSaysWhy(t *testing.T) {
 	awaitDurable(t, table, 10)
 	waitFor(t, func() bool { return p.flow.Status().Err == nil })
 }
+
+// A process that was started during an outage of the target has written nothing yet, and is behind for all that.
+func TestWhatWasNeverWrittenIsBehind(t *testing.T) {
+	log, table := logOf(10, 1), flowtest.NewTable(flowtest.TableOptions{})
+	opts := flowtest.LogOptions{Topics: []string{"t"}, Group: "g"}
+	p := start(t, flow.Config{Sink: table.Sink()}, log.Source(opts))
+	awaitDurable(t, table, 10)
+	if err := p.stop(t); err != nil {
+		t.Fatal(err)
+	}
+	behind := func() time.Duration {
+		if s := p.flow.Status(); len(s.Partitions) > 0 {
+			return s.Partitions[0].Behind
+		}
+		return -1
+	}
+	p = start(t, flow.Config{Sink: table.Sink()}, log.Source(opts))
+	waitFor(t, func() bool { return behind() == 0 }) // there is nothing to write
+	table.Break()
+	log.Append("t", 0, flow.Record{})
+	waitFor(t, func() bool { return behind() > 50*time.Millisecond })
+	table.Mend()
+	awaitDurable(t, table, 11)
+	waitFor(t, func() bool { return behind() == 0 })
+}

@@ -323,7 +323,7 @@ func (f *Flow) lookAtEnds(ctx context.Context) {
 		}
 		p.lane.mu.Lock()
 		if p.topicID == info.TopicID {
-			p.end = max(p.end, info.End)
+			p.seen(info.End, f.clock.now())
 		}
 		p.lane.mu.Unlock()
 	}

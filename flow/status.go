@@ -46,8 +46,8 @@ type PartitionStatus struct {
 	// Next is the committed position, End the end of the log as last seen: some seconds
 	// ago at most while the flow is paused, or cannot write.
 	Next, End int64
-	// Behind is how long ago the last written record was made, by its own
-	// timestamp; 0 where there is no lag.
+	// Behind is how long ago the last written record was made, by its own timestamp; before this
+	// process has written one, for how long it has had some to write. 0 where there is no lag.
 	Behind time.Duration
 	// Paused: its lane is full, and the source was told not to read it. Not Flow.Pause.
 	Paused bool

@@ -118,16 +118,15 @@ func (c *statusCollector) collect(m *FlowMetrics, ch chan<- prometheus.Metric) {
 		gauge(c.laneBuffered, float64(l.Buffered), strconv.Itoa(l.Lane))
 	}
 	now := m.now()
-	waits := m.unwritten(&s, now)
 	for i := range s.Partitions {
 		p := &s.Partitions[i]
 		id := strconv.Itoa(int(p.ID))
-		behind, committed := p.Behind, p.Updated
-		if since, ok := waits[p.Partition]; ok {
-			behind, committed = now.Sub(since), since
+		committed := p.Updated
+		if committed.IsZero() && p.Behind > 0 {
+			committed = now.Add(-p.Behind)
 		}
 		gauge(c.lagRecords, float64(max(0, p.End-p.Next)), p.Topic, id)
-		gauge(c.lagSeconds, behind.Seconds(), p.Topic, id)
+		gauge(c.lagSeconds, p.Behind.Seconds(), p.Topic, id)
 		gauge(c.position, float64(p.Next), p.Topic, id)
 		gauge(c.end, float64(p.End), p.Topic, id)
 		gauge(c.pause, boolean(p.Paused), p.Topic, id)

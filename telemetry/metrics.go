@@ -37,9 +37,6 @@ type FlowMetrics struct {
 	// earlier are the counts of the flow's runs before this one.
 	earlier Counts
 	ready   Readiness
-	// waits is since when a partition that this process has not written yet was seen with
-	// records to write: how old the last written one is, is not known here, and not zero.
-	waits map[flow.Partition]time.Time
 }
 
 var (
@@ -174,26 +171,6 @@ func (m *FlowMetrics) current() (flow.Status, Counts) {
 	}
 	s := status()
 	return s, earlier.plus(countsOf(&s))
-}
-
-// unwritten returns since when the partitions have waited that this process has not written yet.
-func (m *FlowMetrics) unwritten(s *flow.Status, now time.Time) map[flow.Partition]time.Time {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	waits := map[flow.Partition]time.Time{}
-	for i := range s.Partitions {
-		p := &s.Partitions[i]
-		if p.End <= p.Next || !p.Updated.IsZero() {
-			continue
-		}
-		since, ok := m.waits[p.Partition]
-		if !ok {
-			since = now
-		}
-		waits[p.Partition] = since
-	}
-	m.waits = waits // not written to any more
-	return waits
 }
 
 func (m *FlowMetrics) checkReady(s *flow.Status) (string, error) {
