@@ -26,7 +26,8 @@ func (a *adminFlags) add(cmd *cobra.Command) {
 	}
 	f := cmd.Flags()
 	f.StringVar(&a.address, "admin", address, "host:port or URL of the running penstock (or PENSTOCK_ADMIN)")
-	f.StringVar(&a.tokenFile, "token-file", "", "file with its token (or PENSTOCK_ADMIN_TOKEN with the token)")
+	// The names by which a process gets its own token: within its container they are set.
+	f.StringVar(&a.tokenFile, "token-file", os.Getenv("PENSTOCK_ADMIN_TOKEN_FILE"), "file with its token (or PENSTOCK_ADMIN_TOKEN_FILE, or PENSTOCK_ADMIN_TOKEN with the token)")
 	f.StringVar(&a.ca, "ca", "", "file with the certificates that sign its certificate (PEM)")
 	f.StringVar(&a.cert, "cert", "", "file with the certificate to show it (PEM)")
 	f.StringVar(&a.key, "key", "", "file with the key of --cert (PEM)")
@@ -204,7 +205,7 @@ func advice(f *admin.Flow) string {
 // writeFlow shows one flow with all that is known of it.
 func writeFlow(w io.Writer, f *admin.Flow, r admin.Rates, now time.Time) error {
 	style := present.Style(w)
-	fmt.Fprintf(w, "%s  %s for %s  %s to %s  %s\n", style.Bold(f.Name), stateStyle(style, f)(f.State), age(now.Sub(f.Since)), f.Source, f.Sink, present.Line(f.File))
+	fmt.Fprintf(w, "%s  %s, started %s ago  %s to %s  %s\n", style.Bold(f.Name), stateStyle(style, f)(f.State), age(now.Sub(f.Since)), f.Source, f.Sink, present.Line(f.File))
 	lag, tends, behind := lagTexts(f, r)
 	fmt.Fprintf(w, "records/s %s   bytes/s %s   commit p50 %s p99 %s   lag %s (%s)   behind %s   buffered %s\n",
 		rate(r.Records, r.Seconds), rate(r.Bytes, r.Seconds), quantile(r.CommitP50), quantile(r.CommitP99),

@@ -10,15 +10,17 @@ import (
 func TestWrongUsageNamesTheCommandAndTheNextStep(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
-		"lnt":            `penstock has no command "lnt"; did you mean init or lint or list?`,
-		"help lnt":       `penstock has no command "lnt"`,
-		"help dlq lst":   `penstock dlq has no command "lst"; did you mean list?`,
-		"dlq lst":        "\n  penstock dlq --help says more",
-		"completion bsh": `penstock completion has no command "bsh"; did you mean bash or`,
-		"init orders":    `penstock init takes no arguments, and was given ["orders"]`,
-		"init --tpic x":  "unknown flag: --tpic\n  usage: penstock init --brokers",
-		"lint":           "penstock lint: requires at least 1 arg(s), only received 0\n  usage: penstock lint FILE|DIR...",
-		"lint -o yaml x": "want table, json or github\n  usage: penstock lint",
+		"lnt":                        `penstock has no command "lnt"; did you mean init or lint or list?`,
+		"help lnt":                   `penstock has no command "lnt"`,
+		"help dlq lst":               `penstock dlq has no command "lst"; did you mean list?`,
+		"dlq lst":                    "\n  penstock dlq --help says more",
+		"completion bsh":             `penstock completion has no command "bsh"; did you mean bash or`,
+		"init orders":                `penstock init takes no arguments, and was given ["orders"]`,
+		"init --tpic x":              "unknown flag: --tpic\n  usage: penstock init --brokers",
+		"lint":                       "penstock lint: requires at least 1 arg(s), only received 0\n  usage: penstock lint FILE|DIR...",
+		"run x.yaml -n 5":            "--records is for --dry-run",
+		"flows --token-file nowhere": "nowhere",
+		"lint -o yaml x":             "want table, json or github\n  usage: penstock lint",
 	} {
 		if r := penstock(t, nil, strings.Fields(args)...); r.code != 2 || !strings.Contains(r.stderr, want) || r.stdout != "" {
 			t.Errorf("penstock %s: exit code %d, want 2, and\n%s\ngot\n%s%s", args, r.code, want, r.stderr, r.stdout)

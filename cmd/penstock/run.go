@@ -74,6 +74,11 @@ Exit codes: 0 stopped as told; 1 the flow failed, or one of several had failed i
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !f.dryRun {
+				for _, name := range []string{"records", "output", "timeout"} {
+					if cmd.Flags().Changed(name) {
+						return usage(fmt.Errorf("--%s is for --dry-run: say that, too, or leave it out to run the flow", name))
+					}
+				}
 				return runFlows(cmd.Context(), cmd.ErrOrStderr(), args, &f)
 			}
 			if len(args) > 1 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/penstockdev/penstock/flow"
 	"github.com/penstockdev/penstock/internal/position"
 	"github.com/penstockdev/penstock/internal/supervisor"
 )
@@ -52,6 +53,8 @@ func problemOf(what string, err error) *Problem {
 		p.Title, p.Status = "the body is too large", http.StatusRequestEntityTooLarge
 	case errors.As(err, &refused), errors.As(err, &target):
 		p.Title, p.Status = "wrong request", http.StatusBadRequest
+	case flow.ClassOf(err) == flow.ClassTransient:
+		p.Title, p.Status = "a service that the flow needs is away", http.StatusServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded):
 		p.Status = http.StatusGatewayTimeout
 	}
