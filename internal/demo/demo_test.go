@@ -124,7 +124,7 @@ func TestRun(t *testing.T) {
 	}
 	execute(t, o.database(), "CREATE TABLE mine (a TEXT)", "INSERT INTO mine VALUES ('precious')",
 		"INSERT INTO penstock_checkpoint SELECT 'other', cluster_id, topic, partition, topic_id, 1000000000, leader_epoch, owner_epoch, owner_backend, updated_at FROM penstock_checkpoint",
-		`INSERT INTO penstock_dead_letter SELECT id + 1000000, 'other', cluster_id, topic, topic_id, partition, "offset", timestamp, "key", value, headers, stage, class, column_name, message, created_at FROM penstock_dead_letter`)
+		`INSERT INTO penstock_dead_letter SELECT id + 1000000, 'other', cluster_id, topic, topic_id, partition, "offset", timestamp, "key", value, headers, stage, class, column_name, message, created_at, job FROM penstock_dead_letter`)
 	var second output
 	o.Out = &second
 	if err := Run(ctx, o); err != nil {
