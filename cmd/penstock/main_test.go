@@ -249,11 +249,11 @@ func TestRunTellsARepeatedSignalFromALaterOne(t *testing.T) {
 
 func TestRunLogsWhyItFailed(t *testing.T) {
 	for _, tt := range []struct {
-		name, cause, begins string
-		set                 []string
+		name, cause, flow, begins string
+		set                       []string
 	}{
-		{"admin server", "256.0.0.1", "admin server: listen", []string{"admin={address: \"256.0.0.1:0\", allow_remote: true}"}},
-		{"flow", "/nonexistent/ca.pem", "flow telemetry stopped: ", []string{"source.kafka.tls.ca_file=/nonexistent/ca.pem"}},
+		{"admin server", "256.0.0.1", "", "admin server: listen", []string{"admin={address: \"256.0.0.1:0\", allow_remote: true}"}},
+		{"flow", "/nonexistent/ca.pem", "telemetry", "flow telemetry stopped: ", []string{"source.kafka.tls.ca_file=/nonexistent/ca.pem"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			args := []string{"run", write(t, goodFlow), "--log-format", "json"}
@@ -265,13 +265,15 @@ func TestRunLogsWhyItFailed(t *testing.T) {
 				t.Errorf("exit code %d, want 1; on stdout %q", r.code, r.stdout)
 			}
 			lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
-			var last struct{ Level, Msg, Flow, Error string }
+			type record struct{ Level, Msg, Flow, Error string }
+			var last record
 			for _, l := range lines {
+				last = record{}
 				if err := json.Unmarshal([]byte(l), &last); err != nil {
 					t.Errorf("not JSON: %s", l)
 				}
 			}
-			if last.Level != "ERROR" || last.Flow != "telemetry" || !strings.HasPrefix(last.Error, tt.begins) {
+			if last.Level != "ERROR" || last.Flow != tt.flow || !strings.HasPrefix(last.Error, tt.begins) {
 				t.Errorf("the last record is %+v", last)
 			}
 			if strings.Contains(r.stderr, `"msg":"the process ends"`) || strings.Count(r.stderr, tt.cause) != 1 {
