@@ -152,7 +152,8 @@ func (g *group) wantStaying(kinds ...string) {
 	if got, limit := percentile(f.gaps, 99), bound+percentile(quiet.gaps, 99); got > limit {
 		g.t.Errorf("99 %% of the gaps between two batches of a partition that stays are at most %s, want %s", got, limit)
 	}
-	if got, limit := typical(f), bound+typical(quiet); got > limit {
+	// While a process starts, the machine is as busy as it is for moments when nothing changes.
+	if got, limit := typical(f), bound+max(typical(quiet), percentile(quiet.gaps, 99)); got > limit {
 		g.t.Errorf("the largest gap of a partition that stays is %s at the median of all changes, want at most %s", got, limit)
 	}
 }
