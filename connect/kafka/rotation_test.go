@@ -260,9 +260,7 @@ func TestCertificateRotation(t *testing.T) {
 	logintest.Write(t, files.CAFile, firstCA)
 	issue("two")
 	deny := kadm.NewACLs().Deny("User:CN=one").DenyHosts("*").Topics(name).Operations(kadm.OpDescribe).ResourcePatternType(kadm.ACLPatternLiteral)
-	if _, err := o.adm.CreateACLs(t.Context(), deny); err != nil {
-		t.Fatal(err)
-	}
+	o.createACLs(deny)
 	probe := o.client(&cfg.Connection)
 	if _, err := kadm.NewClient(probe).ListEndOffsets(t.Context(), name); err != nil {
 		t.Errorf("a new connection is not the new certificate's owner: %v", err)

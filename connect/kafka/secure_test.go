@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -165,9 +166,7 @@ func TestRightTakenAway(t *testing.T) {
 		return kadm.NewACLs().Allow("User:"+s.Username).AllowHosts("*").Topics(name).Operations(kadm.OpRead, kadm.OpDescribe).
 			ResourcePatternType(kadm.ACLPatternLiteral)
 	}
-	if _, err := s.adm.CreateACLs(t.Context(), acl()); err != nil {
-		t.Fatal(err)
-	}
+	s.createACLs(acl())
 	in := newIntake(t)
 	r := run(t, s.app(name), in)
 	eventually(t, "the records", func() bool { return in.count() == 3 })
@@ -222,10 +221,20 @@ func (s *secure) grant(err error) {
 				acl.Clusters()
 			}
 		}
-		if _, err := s.adm.CreateACLs(s.t.Context(), acl); err != nil {
-			s.t.Fatal(err)
-		}
+		s.createACLs(acl)
 	}
+}
+
+// createACLs returns once the broker knows the rights: it is told by the controller, later.
+func (s *secure) createACLs(acls *kadm.ACLBuilder) {
+	s.t.Helper()
+	if _, err := s.adm.CreateACLs(s.t.Context(), acls); err != nil {
+		s.t.Fatal(err)
+	}
+	eventually(s.t, "the rights to be known", func() bool {
+		known, err := s.adm.DescribeACLs(s.t.Context(), acls)
+		return err == nil && !slices.ContainsFunc(known, func(r kadm.DescribeACLsResult) bool { return r.Err != nil || len(r.Described) == 0 })
+	})
 }
 
 // Every right that is missing is named, and granting it as the error says helps.
@@ -294,11 +303,8 @@ func (s *secure) addUser(name, password string) {
 // allow gives principal all rights to topics and groups whose name begins so.
 func (s *secure) allow(principal, prefix string) {
 	s.t.Helper()
-	_, err := s.adm.CreateACLs(s.t.Context(), kadm.NewACLs().Allow(principal).AllowHosts("*").Topics(prefix).Groups(prefix).
+	s.createACLs(kadm.NewACLs().Allow(principal).AllowHosts("*").Topics(prefix).Groups(prefix).
 		Operations(kadm.OpAll).ResourcePatternType(kadm.ACLPatternPrefixed))
-	if err != nil {
-		s.t.Fatal(err)
-	}
 }
 
 // client is one of the connection's, and not a source's.
