@@ -255,9 +255,16 @@ func TestRecreatedTopic(t *testing.T) {
 					t.Errorf("fatal when only deleted: %v", err)
 				}
 			}
+			var made kadm.CreateTopicResponse
 			eventually(t, "the topic to be made anew", func() bool {
-				_, err := b.adm.CreateTopic(t.Context(), 1, 1, nil, topic)
+				var err error
+				made, err = b.adm.CreateTopic(t.Context(), 1, 1, nil, topic)
 				return err == nil
+			})
+			// The broker may know the old one for a moment, and would take records for it.
+			eventually(t, "the new topic to be known", func() bool {
+				md, err := brokerAt(t, b.addr).adm.Metadata(t.Context(), topic)
+				return err == nil && md.Topics[topic].ID == made.ID
 			})
 			fresh := brokerAt(t, b.addr)
 			testservice.AwaitTopic(t, fresh.adm, topic, 1)
