@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/penstockdev/penstock/flow"
+	"github.com/penstockdev/penstock/internal/timetext"
 )
 
 // A dead letter in a topic is the record as it was read, key, value and headers,
@@ -141,7 +142,7 @@ func parseLetter(r *flow.Record) (l flow.Letter, ok bool, err error) {
 	if !ok || slash < 0 {
 		return l, true, wrong(HeaderID)
 	}
-	stamp, err := parseTimestamp(said[HeaderTimestamp])
+	stamp, err := timetext.Parse(time.RFC3339Nano, said[HeaderTimestamp])
 	if err != nil {
 		return l, true, wrong(HeaderTimestamp)
 	}
@@ -160,25 +161,6 @@ func parseLetter(r *flow.Record) (l flow.Letter, ok bool, err error) {
 		}
 	}
 	return l, true, nil
-}
-
-// parseTimestamp reads HeaderTimestamp. Producers that take one unit for another write years of more than four digits,
-// which the time package writes and does not read: they are read as a year with the same days.
-func parseTimestamp(s string) (time.Time, error) {
-	t, err := time.Parse(time.RFC3339Nano, s)
-	if err == nil || s == "" {
-		return t, err
-	}
-	digits := strings.IndexByte(s[1:], '-') + 1
-	year, yearErr := strconv.Atoi(s[:digits])
-	if yearErr != nil {
-		return t, err
-	}
-	near := 2000 + year%400
-	if t, err = time.Parse(time.RFC3339Nano, strconv.Itoa(near)+s[digits:]); err != nil {
-		return t, err
-	}
-	return t.AddDate(year-near, 0, 0), nil
 }
 
 // truncate cuts s to at most n bytes, between characters.

@@ -9,12 +9,12 @@ import (
 	"math"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/penstockdev/penstock/flow"
 	"github.com/penstockdev/penstock/internal/coljson"
+	"github.com/penstockdev/penstock/internal/timetext"
 )
 
 var _ flow.LetterLog = (*Sink)(nil)
@@ -136,7 +136,7 @@ func (s *Sink) page(q *stmt, page []flow.Letter, name string, after, end int64) 
 			return nil // shown already
 		}
 		rec := &flow.Record{Key: r.blob(9), Value: r.blob(10), Offset: r.int(7)}
-		if t, err := parseTimestamp(r.text(8)); err == nil {
+		if t, err := timetext.Parse(coljson.LayoutTimestamptz, r.text(8)); err == nil {
 			rec.Timestamp = t.UnixMicro()
 		}
 		headers := r.text(11)
@@ -164,25 +164,6 @@ func (s *Sink) page(q *stmt, page []flow.Letter, name string, after, end int64) 
 		last = math.MaxInt64
 	}
 	return page, last, err
-}
-
-// parseTimestamp reads the time of a record. Producers that take one unit for another write years of more than four
-// digits, which the time package writes and does not read: they are read as a year with the same days.
-func parseTimestamp(s string) (time.Time, error) {
-	t, err := time.Parse(coljson.LayoutTimestamptz, s)
-	if err == nil || s == "" {
-		return t, err
-	}
-	digits := strings.IndexByte(s[1:], '-') + 1
-	year, yearErr := strconv.Atoi(s[:digits])
-	if yearErr != nil {
-		return t, err
-	}
-	near := 2000 + year%400
-	if t, err = time.Parse(coljson.LayoutTimestamptz, strconv.Itoa(near)+s[digits:]); err != nil {
-		return t, err
-	}
-	return t.AddDate(year-near, 0, 0), nil
 }
 
 func (s *Sink) placeOf(id int64) flow.Position {
