@@ -52,8 +52,6 @@ type Report struct {
 type Plan struct {
 	// Routes are what records can go through; one in a flow without routes.
 	Routes []Route
-	fields [][]flow.Field // of each
-	routed bool
 }
 
 // Route is what becomes of the records that take it.
@@ -84,12 +82,14 @@ func Run(ctx context.Context, cfg flow.Config, writings []config.Writing, n int)
 	if err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
-	setup := flow.Setup{Flow: cfg.Name, ClusterID: log.ClusterID, Source: log.Name, Lanes: 1}
+	setup, err := config.Setup(cfg, log)
+	if err != nil {
+		return nil, err
+	}
 	report = &Report{}
 	if report.Plan, err = NewPlan(cfg, writings); err != nil {
 		return nil, err
 	}
-	report.Describe(&setup)
 	positions, stored, err := where(ctx, cfg.Sink, setup, log)
 	if err != nil {
 		return nil, fmt.Errorf("reading the flow's checkpoint: %w", err)
@@ -120,7 +120,7 @@ func NewPlan(cfg flow.Config, writings []config.Writing) (Plan, error) {
 	if len(all) == 0 {
 		all = []flow.Route{{Match: func(string) bool { return true }, Transforms: cfg.Transforms}}
 	}
-	p := Plan{Routes: make([]Route, len(all)), fields: make([][]flow.Field, len(all)), routed: len(cfg.Routes) > 0}
+	p := Plan{Routes: make([]Route, len(all))}
 	for i, r := range all {
 		to := &p.Routes[i]
 		to.match = r.Match
@@ -134,24 +134,17 @@ func NewPlan(cfg flow.Config, writings []config.Writing) (Plan, error) {
 			}
 		}
 		for _, t := range to.transforms {
-			if s, ok := t.(flow.Schemer); ok {
-				p.fields[i] = s.Fields()
+			s, ok := t.(flow.Schemer)
+			if !ok {
+				continue
 			}
-		}
-		for _, f := range p.fields[i] {
-			to.Columns = append(to.Columns, f.Name)
+			to.Columns = nil // the last one counts
+			for _, f := range s.Fields() {
+				to.Columns = append(to.Columns, f.Name)
+			}
 		}
 	}
 	return p, nil
-}
-
-// Describe sets the columns that a sink is told of.
-func (p *Plan) Describe(s *flow.Setup) {
-	if p.routed {
-		s.Routes = p.fields
-	} else {
-		s.Fields = p.fields[0]
-	}
 }
 
 // Process makes rows and dead letters of the records of one fetch, by the route of
