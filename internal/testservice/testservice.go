@@ -39,12 +39,6 @@ func Promtool(t testing.TB) string {
 	return env(t, server.EnvPromtool, "promtool")
 }
 
-// KubernetesValidate returns the path of kubernetes-validate, which checks manifests.
-func KubernetesValidate(t testing.TB) string {
-	t.Helper()
-	return env(t, server.EnvKubernetesValidate, "kubernetes-validate")
-}
-
 // Secure is a Kafka with TLS, authentication and ACLs that deny by default.
 // The app user and the client certificate may do everything with topics,
 // groups and transactional ids that begin with Prefix; the admin, everything.
